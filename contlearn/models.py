@@ -1,0 +1,125 @@
+"""The multilayer perceptron of the series, and checkpoints of whatever has a `state_dict`."""
+
+import os
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """784 → 256 → 256 → 256 → 10, with a ReLU after each hidden layer and none after the last: raw logits.
+
+    h_l = max(0, W_l h_{l−1} + b_l), eq. (2.1). Its parameters are called `hidden1.weight`, `hidden1.bias`, …,
+    `output.weight`, `output.bias`.
+
+    Input: float images (N, 28, 28), or anything else of 784 numbers an image. Output: logits (N, 10).
+
+    Raises:
+        ValueError: a size is smaller than one.
+    """
+
+    def __init__(self, hidden_size: int = 256, hidden_layers: int = 3, inputs: int = 784, classes: int = 10) -> None:
+        sizes = {"hidden_size": hidden_size, "hidden_layers": hidden_layers, "inputs": inputs, "classes": classes}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}={size}: an MLP needs at least one")
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        for i in range(1, hidden_layers + 1):
+            layers[f"hidden{i}"] = nn.Linear(inputs if i == 1 else hidden_size, hidden_size)
+            layers[f"relu{i}"] = nn.ReLU()
+        layers["output"] = nn.Linear(hidden_size, classes)
+        super().__init__(layers)
+        self.inputs = inputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images[0].numel() != self.inputs:
+            raise ValueError(
+                f"this MLP takes {self.inputs} numbers an image, got a batch of shape {tuple(images.shape)}; "
+                f"the first dimension counts the images"
+            )
+        logits: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        return logits
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are.
+
+    Raises:
+        ValueError: the model has no parameters, or they are spread over several devices.
+    """
+    devices = {p.device for p in model.parameters()}
+    if len(devices) != 1:
+        raise ValueError(f"the model's parameters must be on one device, found {sorted(map(str, devices)) or 'none'}")
+    return devices.pop()
+
+
+def classify(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """The logits (N, C) of a batch, checked: one row an input and one column for each label that occurs.
+
+    Raises:
+        ValueError: the model's output has another shape, or a label has no logit.
+    """
+    logits = model(inputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must return logits of shape ({len(labels)}, classes), got {found}")
+    # On a GPU this look at the values would wait for the device at every batch; CUDA's own assertion steps in there.
+    if labels.device.type == "cpu" and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but the model has {logits.shape[1]} logits: "
+            f"labels must be 0 to {logits.shape[1] - 1}"
+        )
+    return logits
+
+
+class Stateful(Protocol):
+    """What can be saved: models, optimisers, `EWC`."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+def save_checkpoint(path: Path | str, **parts: Stateful) -> None:
+    """Write the state dictionaries of `parts` to one file, all or nothing.
+
+    >>> save_checkpoint("run.pt", model=model, ewc=ewc)
+
+    The file appears under its name only when it is complete, so an interruption leaves the previous one intact.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({name: part.state_dict() for name, part in parts.items()}, file)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def load_checkpoint(path: Path | str, **parts: Stateful) -> None:
+    """Load `parts` from a file that `save_checkpoint` wrote; tensors go to the device where each part already is.
+
+    The file is read with `weights_only=True`: it holds tensors and numbers and can run no code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint, or holds no part of that name.
+        RuntimeError: a part does not fit (another architecture); torch names the parameters.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {path}; write one with save_checkpoint()") from None
+    except Exception as error:  # torch.load fails in many ways on a damaged file: pickle, zip, runtime and EOF errors
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+    for name, part in parts.items():
+        if not isinstance(saved, dict) or name not in saved:
+            held = sorted(saved) if isinstance(saved, dict) else type(saved).__name__
+            raise ValueError(f"{path} holds no part {name!r}, only {held}")
+        part.load_state_dict(saved[name])
