@@ -1,16 +1,17 @@
 """The diagonal of the Fisher information: how sharply each parameter of a classifier is determined by a task.
 
 Four estimators share one piece of code. For image n they differ only in the vectors v that are sent backwards from the
-logits in place of the loss's gradient; with p = softmax(logits) and e_c the c-th unit vector,
+logits in place of the loss's gradient; with p = softmax(logits), eq. (2.2), and e_c the c-th unit vector,
 
-    exact       √p_c (e_c − p) for each class c     expectation over the model's own prediction, eq. (4.2)
-    sample      e_y − p,  y drawn from p            one draw from it, eq. (4.3)
-    empirical   e_y − p,  y the true label          eq. (4.4)
-    predicted   e_y − p,  y the most likely label   eq. (4.5)
+    exact       √p_c (e_c − p) for each class c     expectation over the model's own prediction, eq. (4.3)
+    sample      e_y − p,  y drawn from p            one draw from it, eq. (4.5)
+    empirical   e_y − p,  y the true label          eq. (4.6)
+    predicted   e_y − p,  y the most likely label   eq. (4.7)
 
-because ∂ log p_c / ∂logits = e_c − p, eq. (4.6). All squares are taken image by image, and only then averaged.
+because ∂ log p_c / ∂logits = e_c − p, eq. (4.8). All squares are taken image by image, and only then averaged.
 """
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,12 +43,12 @@ def diagonal_fisher(
 ) -> dict[str, Tensor]:
     """The diagonal F_i of the Fisher information of a classifier, averaged over all images of the loader.
 
-    For `"exact"`, F_i = 1/N Σ_n Σ_c p_c(x_n) (∂ log p_c(x_n) / ∂θ_i)², eq. (4.2): EXACT in van de Ven 2025
+    For `"exact"`, F_i = 1/N Σ_n Σ_c p_c(x_n) (∂ log p_c(x_n) / ∂θ_i)², eq. (4.3): EXACT in van de Ven 2025
     (arXiv:2502.11756); the expectation over labels is the one in Kirkpatrick et al. 2017 (10.1073/pnas.1611835114) and
     in Martens 2020 (arXiv:1412.1193). `"empirical"` uses the true labels instead; its limits: Kunstner, Balles and
     Hennig 2019 (arXiv:1905.12558). Changing the estimator changes the scale of F, and with it the λ that fits.
 
-    Linear and convolutional layers take the closed form, eq. (4.8); all other parameters (normalisation, embeddings,
+    Linear and convolutional layers take the closed form, eq. (4.10); all other parameters (normalisation, embeddings,
     shared weights, recurrent layers) are differentiated image by image with `torch.func`, in bounded memory.
 
     Args:
@@ -82,7 +83,13 @@ def diagonal_fisher(
         by_layer = {name for layer in layers for name in layer.names.values()}
         others = {name: p.detach() for name, p in trainable.items() if name not in by_layer}
         count = 0
-        with tqdm(desc="Fisher information", unit="image", disable=not progress, delay=2, leave=False) as bar:
+        with tqdm(
+            desc="Fisher information",
+            unit="image",
+            disable=not progress or "TQDM_DISABLE" in os.environ,
+            delay=2,
+            leave=False,
+        ) as bar:
             for images, labels in _regrouped(chain([first], stream), chunk):
                 with torch.enable_grad(), _recording(layers):
                     logits = classify(model, images, labels)
@@ -129,12 +136,12 @@ def _output_vectors(logits: Tensor, labels: Tensor, estimator: Estimator, genera
     p = logits.softmax(1)
     if estimator == "exact":
         unit = torch.eye(classes, dtype=p.dtype, device=p.device)
-        return p.T.sqrt()[:, :, None] * (unit[:, None] - p)  # √p_c (e_c − p), eq. (4.2) and (4.6)
+        return p.T.sqrt()[:, :, None] * (unit[:, None] - p)  # √p_c (e_c − p), eq. (4.3) and eq. (4.8)
     if estimator == "sample":
-        labels = torch.multinomial(p, 1, generator=generator)[:, 0]  # eq. (4.3)
+        labels = torch.multinomial(p, 1, generator=generator)[:, 0]  # eq. (4.5)
     elif estimator == "predicted":
-        labels = p.argmax(1)  # eq. (4.5)
-    return (one_hot(labels, classes) - p)[None]  # e_y − p, eq. (4.6)
+        labels = p.argmax(1)  # eq. (4.7)
+    return (one_hot(labels, classes) - p)[None]  # e_y − p, eq. (4.8)
 
 
 class _Layer:
@@ -179,14 +186,14 @@ class _Layer:
         """Σ_n Σ_v (∂/∂W)² and Σ_n Σ_v (∂/∂b)², from ∂/∂z for each v: (G, O, I) and (G, O)."""
         a, gs = self.patches(), [self.gradients(g) for g in gradients]
         bias = sum((g.sum(-1).square().sum(0) for g in gs), start=torch.zeros_like(gs[0][0, ..., 0]))
-        if a.shape[-1] == 1:  # (g aᵀ)² = g² (a²)ᵀ, so one product serves all images and all v, eq. (4.8)
+        if a.shape[-1] == 1:  # (g aᵀ)² = g² (a²)ᵀ, so one product serves all images and all v, eq. (4.10)
             g2 = torch.stack(gs).square().sum(0)
             return {"weight": torch.einsum("ngot,ngit->goi", g2, a.square()), "bias": bias}
         weight = torch.zeros_like(bias[..., None] * a[0, :, None, :, 0])
         some = max(1, _BUDGET // weight.numel())
         for g in gs:
             for g_part, a_part in zip(g.split(some), a.split(some), strict=True):
-                weight += (g_part @ a_part.mT).square().sum(0)  # per image g aᵀ, eq. (4.7), then its square
+                weight += (g_part @ a_part.mT).square().sum(0)  # per image g aᵀ, eq. (4.9), then its square
         return {"weight": weight, "bias": bias}
 
 
@@ -243,7 +250,7 @@ def _agrees(layer: _Layer, g: Tensor, n: int, expected: dict[str, Tensor | None]
     if bool(torch.cat((g[:n], g[n + 1 :])).any()):
         return False
     g = layer.gradients(g)[n]
-    closed = {"weight": g @ layer.patches()[n].mT, "bias": g.sum(-1)}  # eq. (4.7)
+    closed = {"weight": g @ layer.patches()[n].mT, "bias": g.sum(-1)}  # eq. (4.9)
     for kind, gradient in expected.items():
         if gradient is None:
             return False

@@ -19,8 +19,9 @@ def accuracies(model: nn.Module, loaders: Iterable[Iterable[Any]]) -> list[float
 
 
 def average_accuracy(matrix: Tensor | Sequence[Sequence[float]]) -> float:
-    """ACC = 1/T Σ_j R[T−1, j]: the mean over all tasks after the last (Lopez-Paz and Ranzato 2017, arXiv:1706.08840, eq. 2).
+    """ACC = 1/T Σ_j R[T−1, j]: the mean over all tasks after the last.
 
+    The definition of Lopez-Paz and Ranzato 2017 (arXiv:1706.08840, equation 2).
     Díaz-Rodríguez et al. 2018 (arXiv:1810.13166) average over the whole lower triangle instead.
 
     Raises:
@@ -32,8 +33,8 @@ def average_accuracy(matrix: Tensor | Sequence[Sequence[float]]) -> float:
 def forgetting(matrix: Tensor | Sequence[Sequence[float]]) -> float:
     """Mean over the earlier tasks of max_{i<T−1} R[i, j] − R[T−1, j], eq. (3.1): from its best to the end.
 
-    The definition of Chaudhry et al. 2018 (arXiv:1801.10112, eq. 3), the maximum taken from i = j on, before which the
-    task had not been seen. With two tasks this is the drop of the first, and it equals −BWT; with more it is at least that.
+    The definition of Chaudhry et al. 2018 (arXiv:1801.10112, equation 3), the maximum taken from i = j on, before which
+    the task had not been seen. With two tasks it is the drop of the first, −BWT; with more it is at least −BWT.
 
     Raises:
         ValueError: fewer than two tasks, the matrix is not square, or a needed entry was not measured.
@@ -44,7 +45,9 @@ def forgetting(matrix: Tensor | Sequence[Sequence[float]]) -> float:
 
 
 def backward_transfer(matrix: Tensor | Sequence[Sequence[float]]) -> float:
-    """BWT = 1/(T−1) Σ_{j<T−1} R[T−1, j] − R[j, j]: negative where tasks are forgotten (Lopez-Paz and Ranzato 2017, eq. 3).
+    """BWT = 1/(T−1) Σ_{j<T−1} R[T−1, j] − R[j, j]: negative where tasks are forgotten.
+
+    The definition of Lopez-Paz and Ranzato 2017 (arXiv:1706.08840, equation 3).
 
     Raises:
         ValueError: fewer than two tasks, the matrix is not square, or a needed entry was not measured.
@@ -54,7 +57,9 @@ def backward_transfer(matrix: Tensor | Sequence[Sequence[float]]) -> float:
 
 
 def forward_transfer(matrix: Tensor | Sequence[Sequence[float]], untrained: Tensor | Sequence[float]) -> float:
-    """FWT = 1/(T−1) Σ_{j>0} R[j−1, j] − b_j: what earlier tasks give to later ones (Lopez-Paz and Ranzato 2017, eq. 4).
+    """FWT = 1/(T−1) Σ_{j>0} R[j−1, j] − b_j: what earlier tasks give to later ones.
+
+    The definition of Lopez-Paz and Ranzato 2017 (arXiv:1706.08840, equation 4).
 
     Args:
         untrained: b, the accuracy of a freshly initialised model on each task, (T,).
@@ -73,8 +78,11 @@ def _square(matrix: Tensor | Sequence[Sequence[float]], at_least: int = 1) -> Te
     r = torch.as_tensor(matrix, dtype=torch.float64)
     if r.ndim != 2 or r.shape[0] != r.shape[1] or len(r) < at_least:
         raise ValueError(f"the accuracy matrix has shape {tuple(r.shape)}: expected (T, T) with T ≥ {at_least}")
-    if bool(((r < 0) | (r > 1)).any()):
-        raise ValueError(f"accuracies are fractions from 0 to 1, found {float(r[(r < 0) | (r > 1)][0]):g}: divide % by 100")
+    outside = r[(r < 0) | (r > 1)]
+    if len(outside):
+        raise ValueError(
+            f"accuracies are fractions from 0 to 1, found {float(outside[0]):g}: divide percentages by 100"
+        )
     return r
 
 

@@ -1,7 +1,6 @@
 """The multilayer perceptron of the series, and checkpoints of whatever has a `state_dict`."""
 
 import os
-import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,14 +91,12 @@ def save_checkpoint(path: Path | str, **parts: Stateful) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({name: part.state_dict() for name, part in parts.items()}, file)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+        torch.save({name: part.state_dict() for name, part in parts.items()}, unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path | str, **parts: Stateful) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def train(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> History:
-    """Stochastic gradient descent on the cross-entropy, eq. (2.3) and (2.4); with `ewc`, on eq. (5.3).
+    """Stochastic gradient descent on the cross-entropy, eq. (2.3) and eq. (2.4); with `ewc`, on eq. (5.3).
 
     Args:
         model: a classifier that maps a batch of inputs to logits (N, C). It is trained in place.
@@ -106,7 +107,14 @@ def train(
     history = History({name: [] for name in evaluate or {}})
     was_training = model.training
     total = epochs * len(loader) if isinstance(loader, Sized) else None
-    bar = tqdm(total=total, desc="training", unit="step", disable=not progress, delay=0.5, leave=False)
+    bar = tqdm(
+        total=total,
+        desc="training",
+        unit="step",
+        disable=not progress or "TQDM_DISABLE" in os.environ,
+        delay=0.5,
+        leave=False,
+    )
     steps = 0
     try:
         _measure(model, evaluate, ewc, history)

@@ -1,0 +1,32 @@
+# One command each on a fresh machine with Python 3.11 or later: the environment is made on the way.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run learn test notebooks bench clean
+.DELETE_ON_ERROR:
+
+run: .venv/installed   ## the three acts on the complete data, in about a minute
+	$(BIN)/python -m contlearn
+
+learn: .venv/installed   ## Jupyter Lab, open on the first notebook
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+test: .venv/installed   ## style, types, unit tests, and every notebook against its stored outputs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+notebooks: .venv/installed   ## run every notebook anew and store its outputs
+	$(BIN)/python notebooks/execute.py
+
+bench: .venv/installed   ## the measurements behind the claims about speed
+	$(BIN)/python benchmarks/benchmark.py
+
+clean:
+	rm -rf .venv
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@

@@ -1,0 +1,245 @@
+"""The three acts in one command: `python -m contlearn`."""
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from contlearn import plots
+from contlearn.data import Task, joint, load_fashion_mnist, load_mnist
+from contlearn.ewc import EWC
+from contlearn.fisher import Estimator, diagonal_fisher
+from contlearn.models import MLP
+from contlearn.training import History, train
+
+ROWS = {
+    "A": "after MNIST",
+    "unprotected": "then Fashion-MNIST, unprotected",
+    "L2": "the same with L2 of equal mean strength",
+    "EWC": "the same with EWC",
+    "joint": "both at once, the upper bound",
+}
+
+DESCRIPTION = """\
+Catastrophic forgetting and its cure, in three acts, on the complete MNIST and Fashion-MNIST.
+
+  1  train a multilayer perceptron on MNIST;
+  2  go on training it on Fashion-MNIST: MNIST is forgotten;
+  3  do that again with Elastic Weight Consolidation, which adds to the loss
+        1/2 * importance * sum_i F_i (theta_i - theta*_i)^2
+     so that the weights with a large Fisher information F_i stay near theta*,
+     where act 1 left them: MNIST survives.
+
+For comparison: L2, which replaces each F_i by their mean, and training on both sets at once.
+"""
+
+EPILOG = """\
+examples:
+  python -m contlearn                           the defaults: about 45 seconds on two cores
+  python -m contlearn --acts-only               the three acts alone
+  python -m contlearn --importance 1000         hold MNIST harder; Fashion-MNIST pays
+  python -m contlearn --seeds 0 1 2 3 4         mean and standard error of five runs
+  python -m contlearn --penalty proximal --importance 1e6    the closed-form step, stable for every importance
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the acts that the command line asks for; print the table, write the figure and `results.json`.
+
+    Returns:
+        The exit code: 0; 1 where a training diverged; 130 after a keyboard interrupt. Wrong arguments exit with 2.
+    """
+    options = _parser().parse_args(arguments)
+    tasks = load_mnist().to(options.device), load_fashion_mnist().to(options.device)
+    runs: list[dict[str, Any]] = []
+    code = 0
+    try:
+        for seed in options.seeds:
+            runs.append(_one_seed(*tasks, seed, options))
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(runs)} of {len(options.seeds)} seeds", file=sys.stderr)
+        code = 130
+    except FloatingPointError as error:
+        print(f"python -m contlearn: {error}", file=sys.stderr)
+        code = 1
+    if runs:
+        print(f"\n{_table(runs)}\n")
+        print(f"table, figure and every number: {_write(runs, options)}")
+    return code
+
+
+def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """All acts with one seed: for each row of the table the history of its training, and how many seconds it took."""
+    tests = {task.name: task.test_loader() for task in (mnist, fashion)}
+    run: dict[str, Any] = {"seed": seed, "histories": {}, "seconds": {}}
+
+    def act(row: str, model: nn.Module, task: Task, lr: float, ewc: EWC | None = None) -> nn.Module:
+        started = time.perf_counter()
+        history = train(
+            model,
+            task.train_loader(options.batch_size, seed=seed),
+            epochs=options.epochs,
+            lr=lr,
+            ewc=ewc,
+            proximal=ewc is not None and options.penalty == "proximal",
+            evaluate=tests,
+        )
+        if history.interrupted:
+            raise KeyboardInterrupt
+        run["histories"][row], run["seconds"][row] = history, time.perf_counter() - started
+        a, b = (f"{100 * history.accuracy[name][-1]:5.1f} %" for name in tests)
+        print(f"seed {seed}: {ROWS[row]:<40} MNIST {a}   Fashion-MNIST {b}   {run['seconds'][row]:5.1f} s")
+        return model
+
+    torch.manual_seed(seed)
+    fresh = MLP().to(options.device)
+    after_a = act("A", copy.deepcopy(fresh), mnist, options.lr)
+    act("unprotected", copy.deepcopy(after_a), fashion, options.lr)
+
+    started = time.perf_counter()
+    fisher = diagonal_fisher(after_a, mnist.train_loader(1000, seed=seed), options.estimator)
+    run["seconds"]["Fisher"] = time.perf_counter() - started
+    theta_star = dict(after_a.named_parameters())
+    ewc = EWC(options.importance)
+    ewc.add(fisher, theta_star)
+    act("EWC", copy.deepcopy(after_a), fashion, options.lr_ewc, ewc)
+    if not options.acts_only:
+        mean = sum(float(f.sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
+        l2 = EWC(options.importance)
+        l2.add({name: torch.full_like(f, mean) for name, f in fisher.items()}, theta_star)
+        act("L2", copy.deepcopy(after_a), fashion, options.lr_ewc, l2)
+        act("joint", copy.deepcopy(fresh), joint([mnist, fashion]), options.lr)
+    return run
+
+
+def _table(runs: list[dict[str, Any]]) -> str:
+    """Accuracy in % of each row: the mean over the seeds and, from two seeds on, ± its standard error."""
+    lines = [f"{'accuracy in %':<40} {'MNIST':>13} {'Fashion-MNIST':>14} {'mean of both':>13}"]
+    for row, title in ROWS.items():
+        if row in runs[0]["histories"]:
+            ends = [[values[-1] for values in run["histories"][row].accuracy.values()] for run in runs]
+            a, b, both = (
+                [100 * value for value in column] for column in zip(*((*e, sum(e) / 2) for e in ends), strict=True)
+            )
+            lines.append(f"{title:<40} {_mean(a):>13} {_mean(b):>14} {_mean(both):>13}")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+
+
+def _write(runs: list[dict[str, Any]], options: argparse.Namespace) -> Path:
+    """`results.json`, `table.txt` and `three_acts.png` in a new folder below `options.output`."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path(options.output) / stamp
+    folder.mkdir(parents=True)
+    (folder / "table.txt").write_text(_table(runs) + "\n", encoding="utf-8")
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    results = {
+        "command": "python -m contlearn",
+        "date": stamp,
+        "torch": torch.__version__,
+        "settings": settings,
+        "runs": [
+            run | {"histories": {row: json.loads(history.to_json()) for row, history in run["histories"].items()}}
+            for run in runs
+        ],
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    a, unprotected, ewc = (
+        _mean_history([run["histories"][row] for run in runs]) for row in ("A", "unprotected", "EWC")
+    )
+    kept = [100 * history.accuracy["MNIST"][-1] for history in (a, unprotected, ewc)]
+    alt = f"Accuracy on MNIST: {kept[0]:.0f} % after act 1, {kept[1]:.0f} % after act 2, {kept[2]:.0f} % with EWC."
+    plots.save(plots.three_acts(a, unprotected, ewc), folder / "three_acts.png", alt)
+    return folder
+
+
+def _mean_history(histories: list[History]) -> History:
+    """The accuracies of several runs, averaged epoch by epoch."""
+    names = histories[0].accuracy
+    return History({
+        name: [statistics.mean(epoch) for epoch in zip(*(h.accuracy[name] for h in histories), strict=True)]
+        for name in names
+    })  # fmt: skip
+
+
+def _number(kind: Callable[[str], Any], valid: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+        return value
+
+    return parse
+
+
+def _device(text: str) -> str:
+    try:
+        torch.zeros(1, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    count = _number(int, lambda n: n >= 1, "a whole number, at least 1")
+    rate = _number(float, lambda x: math.isfinite(x) and x > 0, "a positive number, such as 0.1")
+    parser = argparse.ArgumentParser(
+        "python -m contlearn",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--importance",
+        type=_number(float, lambda x: math.isfinite(x) and x >= 0, "a number, 0 or more, such as 100"),
+        default=200.0,
+        metavar="LAMBDA",
+        help="the strength of the penalty; 0 protects nothing, too much leaves no room to learn (default: %(default)g)",
+    )
+    add(
+        "--estimator",
+        choices=get_args(Estimator),
+        default="exact",
+        help="how F is computed: in expectation over the model's own prediction (exact), with one label drawn from it "
+        "(sample), with the true label (empirical), or with the most likely one (predicted) (default: %(default)s)",
+    )
+    add("--epochs", type=count, default=5, help="passes over each training set (default: %(default)s)")
+    add("--batch-size", type=count, default=64, help="images a step (default: %(default)s)")
+    add("--lr", type=rate, default=0.1, help="learning rate without a penalty (default: %(default)g)")
+    add("--lr-ewc", type=rate, default=0.03, help="learning rate with EWC or L2 (default: %(default)g)")
+    add(
+        "--penalty",
+        choices=("gradient", "proximal"),
+        default="gradient",
+        help="gradient: descend on loss plus penalty, stable while learning rate * importance * max F < 2; "
+        "proximal: a closed-form step after each step on the loss, always stable (default: %(default)s)",
+    )
+    seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number, 0 or more")
+    add("--seeds", type=seed, nargs="+", default=[0], metavar="SEED", help="one run each (default: 0)")
+    add("--device", type=_device, default="cpu", help="such as cpu, cuda or mps (default: %(default)s)")
+    add("--acts-only", action="store_true", help="leave out L2 and joint training")
+    add("--output", type=Path, default=Path("runs"), help="where the folder with the results goes (default: runs)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
