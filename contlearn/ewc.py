@@ -131,6 +131,22 @@ class EWC:
         return value
 
     @torch.no_grad()
+    def add_gradient(self, model: nn.Module) -> None:
+        """Add the penalty's gradient λ S (θ − μ), eq. (5.4), to the `.grad` of each parameter, in place.
+
+        Between `loss.backward()` and the optimiser's step, it does what adding `penalty` to the loss does, at a third
+        of the cost.
+
+        Raises:
+            ValueError: as `penalty`.
+        """
+        names, parameters = self._matched(model)
+        for name, p in zip(names, parameters, strict=True):
+            if p.requires_grad:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                p.grad.addcmul_(self.precision[name], p - self.center[name], value=self.importance)
+
+    @torch.no_grad()
     def proximal_step(self, model: nn.Module, lr: float) -> None:
         """θ ← argmin_θ' ½‖θ' − θ‖² + η·penalty(θ') = (θ + ηλSμ) / (1 + ηλS), eq. (5.6), in place.
 
@@ -149,7 +165,8 @@ class EWC:
             scaled = [strength * self.precision[name] for name in names]
             self._pull = strength, [s / (1 + s) for s in scaled]  # ηλS / (1 + ηλS), kept while η and λ stay
         for p, name, weight in zip(parameters, names, self._pull[1], strict=True):
-            p.lerp_(self.center[name], weight)
+            if p.requires_grad:
+                p.lerp_(self.center[name], weight)
 
     def largest_stable_importance(self, lr: float) -> float:
         """The λ at which gradient descent on the penalty begins to diverge: 2 / (η · max S), eq. (5.5)."""
@@ -216,8 +233,8 @@ class _Quadratic(torch.autograd.Function):
     def forward(
         ctx: Any, importance: float, constant: float, precision: list[Tensor], center: list[Tensor], *theta: Tensor
     ) -> Tensor:
-        offsets = torch._foreach_sub(theta, center)  # θ − μ
-        ctx.pulls = torch._foreach_mul(offsets, precision)  # S (θ − μ)
+        offsets = [t - m for t, m in zip(theta, center, strict=True)]  # θ − μ
+        ctx.pulls = [s * o for s, o in zip(precision, offsets, strict=True)]  # S (θ − μ)
         ctx.importance = importance
         products = [torch.dot(o.flatten(), s.flatten()) for o, s in zip(offsets, ctx.pulls, strict=True)]
         value: Tensor = 0.5 * importance * (torch.stack(products).sum() + constant)
@@ -226,4 +243,4 @@ class _Quadratic(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, None, *torch._foreach_mul(ctx.pulls, ctx.importance * gradient)
+        return None, None, None, None, *(ctx.importance * gradient * pull for pull in ctx.pulls)

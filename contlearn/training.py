@@ -125,10 +125,10 @@ def train(
             for images, labels in batches(loader, device):
                 loss = cross_entropy(classify(model, images, labels), labels)  # L_B, eq. (2.3)
                 losses.append(loss.detach())
-                if ewc is not None and not proximal:
-                    loss = loss + ewc.penalty(model)  # L_B + ½ λ Σ F (θ − θ*)², eq. (5.3)
                 optimizer.zero_grad()
                 loss.backward()
+                if ewc is not None and not proximal:
+                    ewc.add_gradient(model)  # as if L_B + ½ λ Σ F (θ − θ*)² had been differentiated, eq. (5.3)
                 optimizer.step()  # θ ← θ − η ∇L, eq. (2.4)
                 steps += 1
                 if ewc is not None and proximal and steps % proximal == 0:
