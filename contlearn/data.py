@@ -6,6 +6,7 @@ this repository; where the package was installed without it, torchvision downloa
 
 import gzip
 import hashlib
+import http.client
 import math
 import os
 import sys
@@ -198,9 +199,12 @@ def batches(loader: Iterable[Any], device: torch.device | str) -> Iterator[tuple
         if len(labels) == 0:
             continue
         empty = False
-        yield inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        yield inputs.to(device, non_blocking=True), labels.to(device, torch.int64, non_blocking=True)
     if empty:
-        raise ValueError("the loader is empty: it yields no images, so there is nothing to train or measure on")
+        raise ValueError(
+            "the loader is empty: it yields no images, so there is nothing to train or measure on "
+            "(a generator passes once only: use a list or a DataLoader)"
+        )
 
 
 def _loader(dataset: TensorDataset, batch_size: int, shuffle: bool, seed: int | None) -> DataLoader[tuple[Tensor, ...]]:
@@ -244,7 +248,7 @@ def _read(root: Path, key: str) -> NDArray[np.uint8]:
         found = f"{path.stat().st_size:,} bytes that do not decompress ({error})"
         raise ValueError(f"{path} is truncated or damaged: expected a gzip archive, found {found}. {remedy}") from error
     header = np.frombuffer(raw[: 4 + 4 * len(shape)].ljust(4 + 4 * len(shape), b"\0"), ">u4")
-    found_shape, size = tuple(int(n) for n in header[1:]), len(raw) - header.nbytes
+    found_shape, size = tuple(int(n) for n in header[1:]), max(0, len(raw) - header.nbytes)
     if header[0] != 0x0800 + len(shape) or found_shape != shape or size != math.prod(shape):
         raise ValueError(
             f"{path} has the wrong shape: expected an IDX file of unsigned bytes {shape}, "
@@ -271,16 +275,18 @@ def _download(name: str, folder: str) -> Path:
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         try:
             raw = Path(dataset(scratch, download=True).raw_folder)
-        except (OSError, RuntimeError) as error:
+            verified = Path(scratch) / "verified"  # not beside MNIST/, which is mnist/ where names ignore case
+            verified.mkdir()
+            raw.rename(verified / folder)
+            for part in _SHAPES:
+                _read(verified, f"{folder}/{part}")
+        except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             raise RuntimeError(
                 f"{name} could not be downloaded: {error}\nCheck the connection (a proxy?) and try again, or put the "
                 f"four archives {', '.join(names)} into {root / folder} yourself."
             ) from error
-        raw.rename(Path(scratch) / folder)
-        for part in _SHAPES:
-            _read(Path(scratch), f"{folder}/{part}")
         for archive in names:
-            os.replace(Path(scratch) / folder / archive, root / folder / archive)
+            os.replace(verified / folder / archive, root / folder / archive)
     return root
 
 

@@ -25,7 +25,7 @@ from torch.nn.functional import one_hot, unfold
 from tqdm.auto import tqdm
 
 from contlearn.data import batches
-from contlearn.models import classify, device_of
+from contlearn.models import classify, device_of, mode
 
 Estimator = Literal["exact", "sample", "empirical", "predicted"]
 
@@ -73,36 +73,29 @@ def diagonal_fisher(
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError("the model has no trainable parameter: set requires_grad=True on those that EWC shall protect")
-    was_training = model.training
-    model.eval()  # dropout off, and batch-norm statistics neither taken from the batch nor changed
-    try:
-        fisher = {name: torch.zeros_like(p, dtype=_at_least_float32(p)) for name, p in trainable.items()}
+    fisher = {name: torch.zeros_like(p, dtype=_at_least_float32(p)) for name, p in trainable.items()}
+    silent = not progress or "TQDM_DISABLE" in os.environ
+    with (
+        mode(model, training=False),  # dropout off, batch-norm statistics neither taken from the batch nor changed
+        tqdm(desc="Fisher information", unit="image", disable=silent, delay=2, leave=False) as bar,
+    ):
         stream = batches(loader, device_of(model))
         first = next(stream)
         layers, chunk = _closed_form_layers(model, *first, trainable)
         by_layer = {name for layer in layers for name in layer.names.values()}
         others = {name: p.detach() for name, p in trainable.items() if name not in by_layer}
         count = 0
-        with tqdm(
-            desc="Fisher information",
-            unit="image",
-            disable=not progress or "TQDM_DISABLE" in os.environ,
-            delay=2,
-            leave=False,
-        ) as bar:
-            for images, labels in _regrouped(chain([first], stream), chunk):
-                with torch.enable_grad(), _recording(layers):
-                    logits = classify(model, images, labels)
-                vectors = _output_vectors(logits.detach(), labels, estimator, generator)
-                for name, squares in chain(
-                    _layer_by_layer(layers, logits, vectors), _image_by_image(model, others, images, vectors)
-                ):
-                    fisher[name] += squares
-                count += len(images)
-                bar.update(len(images))
-        return {name: total / count for name, total in fisher.items()}
-    finally:
-        model.train(was_training)
+        for images, labels in _regrouped(chain([first], stream), chunk):
+            with torch.enable_grad(), _recording(layers):
+                logits = classify(model, images, labels)
+            vectors = _output_vectors(logits.detach(), labels, estimator, generator)
+            for name, squares in _layer_by_layer(layers, logits, vectors):
+                fisher[name] += squares
+            for name, squares in _image_by_image(model, others, images, vectors):
+                fisher[name] += squares
+            count += len(images)
+            bar.update(len(images))
+    return {name: total / count for name, total in fisher.items()}
 
 
 def _at_least_float32(p: Tensor) -> torch.dtype:

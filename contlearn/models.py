@@ -2,6 +2,8 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +37,7 @@ class MLP(nn.Sequential):
         self.inputs = inputs
 
     def forward(self, images: Tensor) -> Tensor:
-        if images[0].numel() != self.inputs:
+        if images.shape[1:].numel() != self.inputs:
             raise ValueError(
                 f"this MLP takes {self.inputs} numbers an image, got a batch of shape {tuple(images.shape)}; "
                 f"the first dimension counts the images"
@@ -54,6 +56,18 @@ def device_of(model: nn.Module) -> torch.device:
     if len(devices) != 1:
         raise ValueError(f"the model's parameters must be on one device, found {sorted(map(str, devices)) or 'none'}")
     return devices.pop()
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put the model into `train()` or `eval()` mode, and afterwards each of its modules back into the one it was in."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        model.train(training)
+        yield
+    finally:
+        for module, was_training in before.items():
+            module.training = was_training
 
 
 def classify(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -100,7 +114,9 @@ def save_checkpoint(path: Path | str, **parts: Stateful) -> None:
 
 
 def load_checkpoint(path: Path | str, **parts: Stateful) -> None:
-    """Load `parts` from a file that `save_checkpoint` wrote; tensors go to the device where each part already is.
+    """Load `parts` from a file that `save_checkpoint` wrote.
+
+    Models and optimisers stay on the device where they are; an `EWC` comes back on the CPU, see `EWC.to`.
 
     The file is read with `weights_only=True`: it holds tensors and numbers and can run no code.
 
@@ -115,8 +131,9 @@ def load_checkpoint(path: Path | str, **parts: Stateful) -> None:
         raise FileNotFoundError(f"there is no checkpoint {path}; write one with save_checkpoint()") from None
     except Exception as error:  # torch.load fails in many ways on a damaged file: pickle, zip, runtime and EOF errors
         raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
-    for name, part in parts.items():
+    for name in parts:
         if not isinstance(saved, dict) or name not in saved:
             held = sorted(saved) if isinstance(saved, dict) else type(saved).__name__
             raise ValueError(f"{path} holds no part {name!r}, only {held}")
+    for name, part in parts.items():
         part.load_state_dict(saved[name])

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from contlearn.data import batches
 from contlearn.ewc import EWC
-from contlearn.models import classify, device_of
+from contlearn.models import classify, device_of, mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ class History:
 
     Attributes:
         accuracy: for each test set, the fraction classified correctly before training and after each epoch.
-        loss: mean cross-entropy over each epoch, in nats, without the penalty.
+        loss: cross-entropy in nats, without the penalty, averaged over the batches of each epoch.
         penalty: the EWC penalty before training and after each epoch; empty without EWC.
         interrupted: whether a keyboard interrupt ended the training early.
     """
@@ -90,11 +91,11 @@ def train(
         ValueError: a setting is out of its range, nothing is trainable, or model and data do not fit together.
         FloatingPointError: the loss is not finite. The model gets back the weights it had when that epoch began.
     """
-    if epochs < 1 or int(epochs) != epochs:
+    if not isinstance(epochs, Integral) or epochs < 1:
         raise ValueError(f"epochs={epochs}: expected a whole number, at least 1")
     if not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr={lr}: the learning rate must be positive and finite, such as 0.1")
-    if proximal < 0 or (proximal and ewc is None):
+    if not isinstance(proximal, Integral) or proximal < 0 or (proximal and ewc is None):
         raise ValueError(f"proximal={proximal}: expected False, True or every how many steps, together with ewc=…")
     if device is not None:
         model.to(device)
@@ -105,50 +106,44 @@ def train(
 
     optimizer = torch.optim.SGD(trainable, lr=lr)
     history = History({name: [] for name in evaluate or {}})
-    was_training = model.training
-    total = epochs * len(loader) if isinstance(loader, Sized) else None
-    bar = tqdm(
-        total=total,
-        desc="training",
-        unit="step",
-        disable=not progress or "TQDM_DISABLE" in os.environ,
-        delay=0.5,
-        leave=False,
-    )
     steps = 0
+    total = epochs * len(loader) if isinstance(loader, Sized) else None
+    silent = not progress or "TQDM_DISABLE" in os.environ
     try:
-        _measure(model, evaluate, ewc, history)
-        for epoch in range(1, epochs + 1):
-            model.train()
-            before = {name: value.clone() for name, value in model.state_dict().items()}
-            losses: list[torch.Tensor] = []
-            for images, labels in batches(loader, device):
-                loss = cross_entropy(classify(model, images, labels), labels)  # L_B, eq. (2.3)
-                losses.append(loss.detach())
-                optimizer.zero_grad()
-                loss.backward()
-                if ewc is not None and not proximal:
-                    ewc.add_gradient(model)  # as if L_B + ½ λ Σ F (θ − θ*)² had been differentiated, eq. (5.3)
-                optimizer.step()  # θ ← θ − η ∇L, eq. (2.4)
-                steps += 1
-                if ewc is not None and proximal and steps % proximal == 0:
-                    ewc.proximal_step(model, proximal * lr)  # eq. (5.6)
-                bar.update()
-                if len(losses) % _STEPS_BETWEEN_CHECKS == 0 and not bool(loss.isfinite()):
-                    break
-            if not bool(torch.stack(losses).isfinite().all()):
-                model.load_state_dict(before)
-                raise FloatingPointError(_not_finite(losses, epoch, lr, ewc))
-            if ewc is not None and proximal and epoch == epochs and steps % proximal:
-                ewc.proximal_step(model, (steps % proximal) * lr)  # the steps since the last multiple of k
-            history.loss.append(float(torch.stack(losses).mean()))
+        with (
+            mode(model, training=True),
+            tqdm(total=total, desc="training", unit="step", disable=silent, delay=0.5, leave=False) as bar,
+        ):
             _measure(model, evaluate, ewc, history)
-            bar.set_postfix({name: f"{100 * values[-1]:.1f} %" for name, values in history.accuracy.items()})
+            for epoch in range(1, epochs + 1):
+                before = {name: value.clone() for name, value in model.state_dict().items()}
+                losses: list[torch.Tensor] = []
+                for images, labels in batches(loader, device):
+                    loss = cross_entropy(classify(model, images, labels), labels)  # L_B, eq. (2.3)
+                    losses.append(loss.detach())
+                    optimizer.zero_grad()
+                    loss.backward()
+                    if ewc is not None and not proximal:
+                        ewc.add_gradient(model)  # as if L_B + ½ λ Σ F (θ − θ*)² had been differentiated, eq. (5.3)
+                    optimizer.step()  # θ ← θ − η ∇L, eq. (2.4)
+                    steps += 1
+                    if ewc is not None and proximal and steps % proximal == 0:
+                        ewc.proximal_step(model, proximal * lr)  # eq. (5.6)
+                    bar.update()
+                    if len(losses) % _STEPS_BETWEEN_CHECKS == 0 and not bool(loss.isfinite()):
+                        break
+                if ewc is not None and proximal and epoch == epochs and steps % proximal:
+                    ewc.proximal_step(model, (steps % proximal) * lr)  # the steps since the last multiple of k
+                finite = torch.stack(losses).isfinite()
+                if not bool(finite.all()) or not _is_finite(trainable, model, ewc):
+                    model.load_state_dict(before)
+                    raise FloatingPointError(_not_finite(finite, epoch, lr, ewc if not proximal else None))
+                _measure(model, evaluate, ewc, history)
+                history.loss.append(float(torch.stack(losses).mean()))
+                percent = {name: f"{100 * values[-1]:.1f} %" for name, values in history.accuracy.items()}
+                bar.set_postfix(percent, refresh=False)  # a refresh would show the bar before its delay is over
     except KeyboardInterrupt:
         history.interrupted = True
-    finally:
-        bar.close()
-        model.train(was_training)
     return history
 
 
@@ -161,28 +156,32 @@ def accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     Raises:
         ValueError: the loader is empty, or model and data do not fit together.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with mode(model, training=False):
         correct, count = torch.zeros((), dtype=torch.int64), 0
         for images, labels in batches(loader, device_of(model)):
             hits = classify(model, images, labels).argmax(1) == labels
             correct, count = correct.to(hits.device) + hits.sum(), count + len(labels)
-        return int(correct) / count
-    finally:
-        model.train(was_training)
+    return int(correct) / count
 
 
 def _measure(model: nn.Module, evaluate: Mapping[str, Iterable[Any]] | None, ewc: EWC | None, history: History) -> None:
-    for name, loader in (evaluate or {}).items():
-        history.accuracy[name].append(accuracy(model, loader))
+    # All is measured before anything is noted down, so that an interrupt leaves lists of equal length.
+    measured = {name: accuracy(model, loader) for name, loader in (evaluate or {}).items()}
     if ewc is not None:
         with torch.no_grad():
             history.penalty.append(float(ewc.penalty(model)))
+    for name, value in measured.items():
+        history.accuracy[name].append(value)
 
 
-def _not_finite(losses: list[torch.Tensor], epoch: int, lr: float, ewc: EWC | None) -> str:
-    step = int((~torch.stack(losses).isfinite()).nonzero()[0]) + 1
+@torch.no_grad()
+def _is_finite(trainable: list[nn.Parameter], model: nn.Module, ewc: EWC | None) -> bool:
+    """Whether weights and penalty are: the last step may have spoilt them without any loss having shown it."""
+    return all(bool(p.isfinite().all()) for p in trainable) and (ewc is None or bool(ewc.penalty(model).isfinite()))
+
+
+def _not_finite(finite: torch.Tensor, epoch: int, lr: float, ewc: EWC | None) -> str:
+    step = min(int(finite.cumprod(0).sum()) + 1, len(finite))  # the first that was not, or the last of all
     message = f"the loss is no longer finite in epoch {epoch}, step {step}, with learning rate η = {lr:g}"
     if ewc is not None and ewc.importance > 0 and ewc.tasks > 0:
         limit = ewc.largest_stable_importance(lr)
