@@ -208,7 +208,7 @@ def batches(loader: Iterable[Any], device: torch.device | str) -> Iterator[tuple
 
 
 def _loader(dataset: TensorDataset, batch_size: int, shuffle: bool, seed: int | None) -> DataLoader[tuple[Tensor, ...]]:
-    # A sampler of whole batches slices the tensors once a batch: some twenty times faster than image by image.
+    # A sampler of whole batches slices the tensors once a batch, instead of collecting image by image.
     # A loader draws a seed from its generator at each pass; with its own it leaves torch's global one alone.
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     sampler = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)

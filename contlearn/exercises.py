@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 # ---- how every check judges ------------------------------------------------------------------------------------------
 
@@ -89,14 +90,598 @@ def _numbers(*shape: int, seed: int = 0) -> Tensor:
 
 # ---- notebook 00 -----------------------------------------------------------------------------------------------------
 
+
+def check_0_1(answer: Callable[..., Any]) -> None:
+    """One point's share of F, p (1 − p) x xᵀ: the term of eq. (0.4)."""
+    theta, x = torch.tensor([[2.0, 0.5], [1.6, 1.2]], dtype=torch.float64)
+    p, outer = torch.sigmoid(theta @ x - 4), torch.outer(x, x)
+    mistakes = {
+        "this is p x xᵀ: a point counts where the model is unsure, so multiply by p (1 − p).": p * outer,
+        "the 4 of (0.1) is missing in the probability.": torch.sigmoid(theta @ x) * torch.sigmoid(-(theta @ x)) * outer,
+        "these are the two numbers of the diagonal only: x xᵀ has four, torch.outer(x, x).": p * (1 - p) * x * x,
+        "this is a single number: x @ x adds up what x xᵀ keeps apart.": p * (1 - p) * (x @ x),
+        "this is x xᵀ alone: it lacks the factor p (1 − p).": outer,
+        "p (1 − p) is squared here: it enters once.": (p * (1 - p)) ** 2 * outer,
+    }
+    _judge(_ask(answer, theta, x), p * (1 - p) * outer, "the mean of these matrices over all points is F.", mistakes)
+
+
+def check_0_2(answer: Callable[..., Any]) -> None:
+    """The gradient of the penalty of eq. (0.6), λ F (θ − θ*)."""
+    theta, star, f = _numbers(2, seed=1), _numbers(2, seed=2), _numbers(2, seed=3).square()
+    slope = 3.0 * f * (theta - star)
+    mistakes = {
+        "the ½ is still there: the slope of a square brings a 2, and ½ · 2 = 1.": slope / 2,
+        "this is twice the slope: ½ · 2 = 1.": 2 * slope,
+        "this points downhill: the slope points away from θ*, gradient descent takes the minus.": -slope,
+        "F is missing: this is the slope of equal springs.": 3.0 * (theta - star),
+        "λ is missing.": f * (theta - star),
+        "the two slopes are added up: return one for each parameter.": slope.sum(),
+        "this is the energy of each spring, not its slope.": 1.5 * f * (theta - star) ** 2,
+    }
+    right = "λ F (θ − θ*): the pull grows with the distance and with what task A needs."
+    _judge(_ask(answer, theta, star, f, 3.0), slope, right, mistakes)
+
+
+def check_0_3(answer: Callable[..., Any]) -> None:
+    """The penalty of eq. (0.6), with each difference squared before the sum."""
+    theta, star, f = _numbers(2, seed=4), _numbers(2, seed=5), _numbers(2, seed=6).square()
+    d = theta - star
+    mistakes = {
+        "this is still the broken one: it adds up first and squares the sum.": 1.5 * (f * d).sum() ** 2,
+        "F is squared as well: only the difference is.": 1.5 * ((f * d) ** 2).sum(),
+        "nothing is squared: a spring costs energy in both directions.": 1.5 * (f * d).sum(),
+        "the ½ is missing, so that λ means 2λ.": 3.0 * (f * d**2).sum(),
+        "the sum is missing: the penalty is a single number.": 1.5 * f * d**2,
+        "F is missing: this is L2 with springs of stiffness 1.": 1.5 * (d**2).sum(),
+    }
+    right = "each difference is squared by itself, so no two can cancel."
+    _judge(_ask(answer, theta, star, f, 3.0), (1.5 * f * d**2).sum(), right, mistakes)
+
+
+def check_0_4(answer: Any) -> None:
+    """At θ* the penalty has no slope: the first step is the same with and without it."""
+    mistakes = {
+        "a spring at rest does not pull: EWC has no reason yet to turn upwards, nor L2 to hold back.": "a",
+        "a spring at rest does not pull: at θ* there is nothing yet that could shorten the step.": "c",
+    }
+    right = "at θ* every spring is at rest, its slope λ F (θ* − θ*) is zero; the paths part from the second step on."
+    _judge(answer, "b", right, mistakes)
+
+
+def check_0_5(answer: Any) -> None:
+    """The λ at which 0.3 (t + 1) + λ 0.2 (t − 2) = 0 holds at t = 1."""
+    mistakes = {
+        "this is 1/λ: the stiffer the spring must be, the larger λ.": 1 / 3,
+        "F is missing: the spring's stiffness is λ F.": 0.6,
+        "with this λ both pull equally hard at the same distance, and t rests half-way, at 0.5.": 1.5,
+        "one of the slopes has a factor 2 too few: the ½ takes it away, in both terms.": 6.0,
+        "the distances are swapped: B's place is 2 away from t = 1, A's is 1 away.": 0.75,
+        "the sign is wrong: the two slopes point in opposite directions, and λ is positive.": -3.0,
+    }
+    _judge(answer, 3.0, "B pulls with 0.3 · 2, the spring with λ · 0.2 · 1: both are 0.6.", mistakes)
+
+
 # ---- notebook 01 -----------------------------------------------------------------------------------------------------
+
+
+def check_1_1(answer: Any) -> None:
+    """Judge the number of steps in five epochs of 60,000 images in batches of 64."""
+    mistakes = {
+        "that is one epoch: there are five.": 938,
+        "this leaves out the last batch of each epoch: its 32 images are a batch, too.": 5 * 937,
+        "this lets a batch run on into the next epoch, and drops what is left at the end.": 5 * 60_000 // 64,
+        "this lets a batch run on into the next epoch: each epoch ends with a batch of 32.": 4688,
+        "these are images: one step takes a batch of 64 of them.": 5 * 60_000,
+    }
+    _judge(answer, 5 * 938, "five times 938 batches, 937 of 64 images and one of 32.", mistakes)
+
+
+def check_1_2(answer: Callable[[Tensor], Any]) -> None:
+    """Judge a function that counts the places that are zero in every image."""
+    images = (_numbers(6, 28, 28) - 0.2).clamp(min=0) / 5
+    images[:, :2] = 0
+    zero = images == 0
+    mistakes = {
+        "this counts places that are 0 in at least one image: it should be all of them.": zero.any(0).sum(),
+        "these are the places that are inked somewhere: you want the others.": (~zero.all(0)).sum(),
+        "this counts the zeros of all images together: a place counts once, if it is 0 in every image.": zero.sum(),
+        "this is a share: count the places.": zero.all(0).double().mean(),
+        "this marks the places, shape (28, 28): now count them.": zero.all(0),
+    }
+    right = (
+        "67 of MNIST's 784 places are 0 in all 60,000 training images, none of Fashion-MNIST's. "
+        "The weights behind those 67 stay as they were drawn while MNIST is learnt."
+    )
+    _judge(_ask(answer, images), zero.all(0).sum(), right, mistakes)
+
+
+def check_1_3(answer: Callable[[Tensor], Any]) -> None:
+    """Judge a conversion of bytes to floats in [0, 1], eq. (1.1)."""
+    raw = (_numbers(4, 28, 28).abs() * 50).clamp(max=200).to(torch.uint8)
+    raw[0, 0, 0] = 255
+    raw[1:, 0, 0] = 201
+    floor, exact = (raw // 255).double(), raw.double()
+    highest = (1, 2)
+    mistakes = {
+        "both mistakes are still in it: // leaves only 0 and 1, and an image of zeros is then divided by 0.":
+            torch.nan_to_num(floor / floor.amax(highest, keepdim=True), -1),
+        "// divides whole numbers and rounds down, so all but 255 becomes 0: use /.": floor,
+        "each image is divided by its own maximum, so pale and dark ones look alike: divide all by 255.":
+            exact / exact.amax(highest, keepdim=True),
+        "the largest byte is 255, not 256: full ink would stay below 1.": exact / 256,
+        "the numbers still run to 255: divide.": exact,
+    }  # fmt: skip
+    given = _ask(answer, raw.clone())
+    if isinstance(given, Tensor) and given.is_floating_point():
+        given = torch.nan_to_num(given, -1)
+    _judge(given, exact / 255, "every byte divided by 255, the same for all images.", mistakes)
+
+
+def check_1_4(answer: Any) -> None:
+    """Judge a list of three scenarios: for the apples, the letters and the dictation."""
+    parts = answer if isinstance(answer, list | tuple) else [answer]
+    if any(part is None or part is ... for part in parts):
+        print("not answered yet")
+        return
+    if len(parts) != 3 or not all(isinstance(part, str) for part in parts):
+        print(f'Not yet: expected three strings such as ["task", "task", "task"], got {answer!r}.')
+        return
+    expected = {"the apples": "domain", "the letters": "class", "the dictation": "task"}
+    mistakes = {
+        "the apples": {"class": "no answer is added: good and bad stay the only two, and only the light changes.",
+                       "task": "nobody tells the camera which light it is, nor does it need to know."},
+        "the letters": {"domain": "Greek letters are new answers: the same ten units cannot mean both.",
+                        "task": "nobody says which alphabet a letter comes from: the program must tell that as well."},
+        "the dictation": {"domain": "Danish words are new answers, not the German ones in other sounds.",
+                          "class": "the user says which language it is: the program chooses among its words only."},
+    }  # fmt: skip
+    for given, (situation, scenario) in zip(parts, expected.items(), strict=True):
+        name = given.lower().removesuffix("-incremental")
+        if name != scenario:
+            print(f"Not yet: {situation}: {mistakes[situation].get(name, f'{given!r} is none of the three names.')}")
+            return
+    print("Right: same answers, then all answers untold, then the task told.")
+
+
+def check_1_5(answer: Callable[[Tensor, Tensor], Any]) -> None:
+    """Judge a first layer rewired for permuted pixels: W' x' = W x with x'_i = x_π(i), eq. (1.2)."""
+    weight, order = _numbers(12, 12, seed=1), torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    mistakes = {
+        "this moves the columns the opposite way: column i must meet pixel π(i).": weight[:, order.argsort()],
+        "this moves the rows, which are the layer's units: the pixels are the columns.": weight[order],
+        "this moves the rows, and the opposite way: the pixels are the columns.": weight[order.argsort()],
+        "the matrix is as it was: column i still waits for the old pixel i.": weight,
+        "this is transposed: rows stay units, columns stay pixels.": weight[:, order].T,
+    }
+    right = "W'_ji = W_jπ(i). The permuted task has a network just as good, so it is new, but not harder."
+    _judge(_ask(answer, weight.clone(), order.clone()), weight[:, order], right, mistakes)
+
 
 # ---- notebook 02 -----------------------------------------------------------------------------------------------------
 
+
+def check_2_1(answer: Callable[..., Any]) -> None:
+    """`answer(sizes)` counts the weights and biases of an MLP with these layer sizes, such as [784, 256, 10]."""
+    sizes = [784, 400, 400, 10]
+    weights = 784 * 400 + 400 * 400 + 400 * 10
+    _judge(
+        _ask(answer, list(sizes)),
+        weights + 400 + 400 + 10,
+        "478,410 for 784 → 400 → 400 → 10, and two thirds of them belong to the first layer.",
+        {
+            "this counts the weights only: each layer also has a bias for each of its outputs.": weights,
+            "a layer has one bias for each output, not for each input.": weights + 784 + 400 + 400,
+            "the 784 pixels have no bias: biases belong to the layers behind them.": weights + sum(sizes),
+            "this is the network of the notebook: count from `sizes` instead.": 335_114,
+            "the last layer is missing: there are three layers between four sizes.": weights - 4000 + 400 + 400,
+        },
+    )
+
+
+def check_2_2(answer: Callable[..., Any]) -> None:
+    """`answer(logits)` is the softmax, eq. (2.2), of each row of logits (N, C), however large they are."""
+    logits = _numbers(3, 3)
+    powers, expected = logits.exp(), logits.softmax(1)
+    given, large = _ask(answer, logits.clone()), _ask(answer, logits + 1000)
+    if _same(given, expected) and not _same(large, expected):
+        print("Not yet: right for small logits, but exp(1000) overflows: subtract the largest logit of each row first.")
+        return
+    _judge(
+        given,
+        expected,
+        "adding one number to all logits of an image changes nothing, so you may choose the largest to be 0.",
+        {
+            "each column adds up to one: sum over the classes, dimension 1, not over images.": logits.softmax(0),
+            "these are the e^z: they still have to be divided by their sum.": powers,
+            "the maximum is gone, but e^z still has to be divided by its sum.": (logits - logits.amax(1, True)).exp(),
+            "this divides by the sum over all images: each image has its own sum.": powers / powers.sum(),
+            "each e^z is divided by another row's sum: write sum(1, keepdim=True).": powers / powers.sum(1),
+            "this is the logarithm of the softmax.": expected.log(),
+            "this divides the logits themselves: take e^z first.": logits / logits.sum(1, keepdim=True),
+        },
+    )
+
+
+def check_2_3(answer: Callable[..., Any]) -> None:
+    """`answer(probabilities, labels)` is the cross-entropy, eq. (2.3), of probabilities (N, C) and labels (N,)."""
+    p, labels = _numbers(4, 3).softmax(1), torch.tensor([2, 0, 1, 1])
+    true = p[range(4), labels]
+    _judge(
+        _ask(answer, p.clone(), labels.clone()),
+        -true.log().mean(),
+        "only the true class counts, and an image costs more the less its label was expected.",
+        {
+            "the minus sign is missing: the loss must fall as the network learns.": true.log().mean(),
+            "this is the sum over the images: (2.3) is their mean.": -true.log().sum(),
+            "this is the logarithm of the mean: take the logarithm of each, then average.": -true.mean().log(),
+            "`p[:, labels]` pairs every image with every label: give the rows as well.": -p[:, labels].log().mean(),
+            "this averages over all classes: only the true one counts.": -p.log().mean(),
+            "this takes the largest probability, whosever it is: use the label's.": -p.amax(1).log().mean(),
+            "this is the logarithm to base 2: nats need the natural one.": -true.log2().mean(),
+            "this is the logarithm to base 10: nats need the natural one.": -true.log10().mean(),
+            "the logarithm is missing.": -true.mean(),
+            "these are probabilities already: no second softmax.": -p.softmax(1)[range(4), labels].log().mean(),
+        },
+    )
+
+
+def check_2_4(answer: Callable[..., Any]) -> None:
+    """`answer(model, batches, lr)` trains `model` for one epoch by stochastic gradient descent, eq. (2.4)."""
+    batches = [(_numbers(8, 4, seed=k), torch.arange(8).roll(k) % 3) for k in range(3)]
+
+    def descend(model: nn.Module, steps: int, zero: bool = True, twice: bool = False) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for images, labels in batches[:steps]:
+            logits = model(images)
+            if zero:
+                optimizer.zero_grad()
+            cross_entropy(logits.softmax(1) if twice else logits, labels).backward()
+            optimizer.step()
+
+    def trained(train: Callable[..., Any], *arguments: Any) -> Any:
+        model = nn.Linear(4, 3, dtype=torch.float64)
+        model.load_state_dict({"weight": _numbers(3, 4, seed=3), "bias": _numbers(3, seed=4)})
+        result = _ask(train, model, *arguments)
+        failed = isinstance(result, Exception) or result is ...
+        return result if failed else nn.utils.parameters_to_vector(model.parameters()).detach()
+
+    _judge(
+        trained(answer, batches, 0.5),
+        trained(descend, 3),
+        "the gradients start from zero for every batch, and cross_entropy gets the raw logits.",
+        {
+            "nothing has moved: do backward() and step() both run, with zero_grad() before them?": trained(descend, 0),
+            "both mistakes are still there.": trained(descend, 3, False, True),
+            "gradients of earlier batches are still added: call zero_grad() for each.": trained(descend, 3, False),
+            "cross_entropy contains the softmax: give it the raw logits.": trained(descend, 3, True, True),
+            "this is one step only: `return` must stand behind the loop, not in it.": trained(descend, 1),
+        },
+    )
+
+
+def check_2_5(answer: str | None) -> None:
+    """`answer` says what the third bias does: "rises", "falls" or "stays"."""
+    _judge(
+        answer,
+        "stays",
+        "an image of its own class should raise it, but the last ReLU multiplies that pull by zero.",
+        {
+            "so it would be without the last ReLU. What is [z > 0] in (2.6) at z = -1?": "rises",
+            "only images of other classes push a logit down; this one is of its own class.": "falls",
+        },
+    )
+
+
 # ---- notebook 03 -----------------------------------------------------------------------------------------------------
+
+
+def check_3_1(answer: Callable[..., Any]) -> None:
+    """Forgetting of four tasks: the mean over all but the last of the best accuracy before minus that at the end."""
+    rows = [[0.9, 0.1, 0.2, 0.1], [0.94, 0.8, 0.1, 0.2], [0.7, 0.85, 0.9, 0.1], [0.5, 0.45, 0.8, 0.95]]
+    r = torch.tensor(rows, dtype=torch.float64)
+    drop = r[:-1, :-1].max(dim=0).values - r[-1, :-1]
+    _judge(
+        _ask(answer, r.clone()),
+        drop.mean(),
+        "with two tasks this is eq. (3.1). What a task once reached counts, whenever that was.",
+        {
+            "the sign is turned round: forgetting is the best accuracy minus the last one.": -drop.mean(),
+            "you took each task right after it was learnt, but a task may improve later: its best is asked for.": (
+                r.diagonal()[:-1] - r[-1, :-1]
+            ).mean(),
+            "the last task is in your mean: it had no time to be forgotten, so leave its column out.": (
+                (r.max(dim=0).values - r[-1]).mean()
+            ),
+            "you subtract for the last task too, what it gained in learning: leave its column out.": (
+                (r[:-1].max(dim=0).values - r[-1]).mean()
+            ),
+            "this is the sum over the tasks: divide by how many there are.": drop.sum(),
+            "these are the drops task by task: now take their mean.": drop,
+        },
+    )
+
+
+def check_3_2(answer: float | None) -> None:
+    """Backward transfer of three tasks: the mean of the end minus right after learning."""
+    _judge(
+        answer,
+        -0.305,
+        "both earlier tasks ended lower than they began, so backward transfer is negative.",
+        {
+            "the sign is turned round: what was lost counts as negative here.": 0.305,
+            "you started from the best accuracy, 0.94: here the one right after learning counts, 0.90.": -0.325,
+            "this is forgetting: take 0.90 instead of the best, 0.94, and the end minus the beginning.": 0.325,
+            "this is the sum: divide by the two tasks that could change.": -0.61,
+            "you divided by three, but the last task is no part of the mean: only two could change.": -0.61 / 3,
+            "these are percentage points: divide by 100, for the table holds fractions.": -30.5,
+        },
+    )
+
+
+def check_3_3(answer: Callable[..., Any]) -> None:
+    """The mean accuracy over all tasks at the end, on a make-believe network that forgets by a known table."""
+    r = torch.tensor([[0.9, 0.2, 0.1], [0.6, 0.8, 0.15], [0.3, 0.5, 0.7]], dtype=torch.float64)
+    learnt: list[int] = []
+    untrained = 0.125
+    given = _ask(answer, [0, 1, 2], learnt.append, lambda task: float(r[learnt[-1], task]) if learnt else untrained)
+    _judge(
+        given,
+        r[-1].mean(),
+        "the last row of the matrix: every task, measured on the network that you are left with.",
+        {
+            "each task is still measured right after it was learnt, before anything could be forgotten.": (
+                r.diagonal().mean()
+            ),
+            "only the task learnt last is in it: the earlier ones are what may be forgotten.": r[-1, -1],
+            "only the task learnt first is in it: average over all of them.": r[-1, 0],
+            "this is the average over all moments: measure only once the last task is learnt.": r.mean(),
+            "the network was measured before it had learnt anything.": untrained,
+            "this is the sum: divide by the number of tasks.": r[-1].sum(),
+        },
+    )
+
+
+def check_3_4(answer: float | None) -> None:
+    """How many steps at a fifth of the learning rate lead to the same place."""
+    _judge(
+        answer,
+        1500,
+        "a fifth of the learning rate, five times the steps: the same path, walked more slowly.",
+        {
+            "as many steps, each five times smaller, lead only a fifth of the way.": 300,
+            "that is the wrong way round: smaller steps need to be more.": 60,
+        },
+    )
+
+
+def check_3_5(answer: str | None) -> None:
+    """Which experiment refutes that the network is too small for both tasks."""
+    _judge(
+        answer,
+        "joint",
+        "one set of weights does both tasks well, so there is room for both.",
+        {
+            "in none of the swapped networks did both tasks do well, so this one cannot show that there is room.": (
+                "swap"
+            ),
+            "this shows that most changes do no harm to digits, but no network in it does both tasks well.": "shuffle",
+            "no point on those paths was good at both tasks, so they cannot show that such weights exist.": "slow",
+        },
+    )
+
 
 # ---- notebook 04 -----------------------------------------------------------------------------------------------------
 
+
+def check_4_1(answer: Callable[..., Any]) -> None:
+    """Exercise 4.1: the gradient e_c − p of log p_c at the logits."""
+    z, c = _numbers(5, seed=41), 2
+    p, e = z.softmax(0), torch.eye(5, dtype=torch.float64)[c]
+    _judge(
+        _ask(answer, z.clone(), c),
+        e - p,
+        "what leaves the logits is 1 − p_c at the label and −p at all others; the entries add up to zero.",
+        {
+            "this is the gradient of the loss −log p_c; the score is that of log p_c: turn the sign.": p - e,
+            "log p_c depends on every logit, for softmax divides by the sum of all: subtract p.": e,
+            "the logit of the label itself raises log p_c: add 1 in its place.": -p,
+            "this is the gradient of p_c; that of log p_c is divided by p_c.": p[c] * (e - p),
+        },
+    )
+
+
+def check_4_2(answer: Callable[..., Any]) -> None:
+    """Exercise 4.2: the exact F of softmax regression, for one image."""
+    weight, x, y = _numbers(4, 6, seed=42), _numbers(6, seed=43), 1
+    p = (weight @ x).softmax(0)
+    scores = (torch.eye(4, dtype=torch.float64) - p)[:, :, None] * x
+    given = _ask(answer, weight.clone(), x.clone(), y)
+    if isinstance(given, Tensor) and given.is_floating_point():
+        given = given.round(decimals=15)  # the square of the mean score is zero only up to rounding
+    _judge(
+        given,
+        (p[:, None, None] * scores.square()).sum(0),
+        "each entry is Σ_c p_c (e_c − p)_i² x_j²: no label from the data is needed, only the model's own prediction.",
+        {
+            "every label counts as much as any other here: weigh each square with its p_c.": scores.square().sum(0),
+            "this is the plain mean over labels: weigh each square with its p_c instead.": scores.square().mean(0),
+            "this is the square of the mean score, which is zero for every image: square first, then average.": 0
+            * weight,
+            "this takes the true label, the empirical F: take the mean over all labels, each with its p_c.": scores[
+                y
+            ].square(),
+            "this takes the most likely label, the predicted F: take the mean over all labels.": scores[
+                int(p.argmax())
+            ].square(),
+            "p_c belongs outside the square: p_c s_c², not (p_c s_c)².": (p[:, None, None] * scores).square().sum(0),
+        },
+    )
+
+
+def check_4_3(answer: Callable[..., Any]) -> None:
+    """Exercise 4.3: the mean of the squares, in place of the square of the mean."""
+    scores = _numbers(7, 5, seed=44) + 0.3
+    squares = scores.square()
+    _judge(
+        _ask(answer, scores.clone()),
+        squares.mean(0),
+        "square each image's score, then average: nothing cancels.",
+        {
+            "this is the square of the mean gradient: square first, then average.": scores.mean(0).square(),
+            "this sums over the images and then squares: square first, then average.": scores.sum(0).square(),
+            "the squares are summed: divide by the number of images, or F grows with the data set.": squares.sum(0),
+            "this is one number for all parameters: average over the images only, dim 0.": squares.mean(),
+            "the average runs over the parameters: average over the images, dim 0.": squares.mean(1),
+            "this is the mean size of the scores: square them.": scores.abs().mean(0),
+        },
+    )
+
+
+def check_4_4(answer: Any) -> None:
+    """Exercise 4.4: the empirical Fisher information takes the true labels."""
+    _judge(
+        answer.strip().upper() if isinstance(answer, str) else answer,
+        "C",
+        "empirical means the true labels, as they come with the data.",
+        {
+            "A takes the label that the model finds most likely: that is the predicted F, often called empirical.": "A",
+            "B draws the label from the model's own prediction: that is the sample estimate of the exact F.": "B",
+            "D draws every label equally often: that estimates neither the exact nor the empirical F.": "D",
+        },
+    )
+
+
+def check_4_5(answer: Callable[..., Any]) -> None:
+    """Exercise 4.5: the closed form (G⊙G)ᵀ(A⊙A)/N of a linear layer."""
+    g, a = _numbers(6, 3, seed=45), _numbers(6, 4, seed=46)
+    g2, a2 = g.square(), a.square()
+    _judge(
+        _ask(answer, g.clone(), a.clone()),
+        g2.T @ a2 / 6,
+        "one matrix product holds the squared gradients of all images, and none of them was ever built.",
+        {
+            "this is the square of the mean gradient: square G and A before the product.": (g.T @ a / 6).square(),
+            "this adds up the gradients, then squares: square G and A before the product.": (g.T @ a).square(),
+            "this squares the summed gradient and divides by N: square G and A before.": (g.T @ a).square() / 6,
+            "divide by the number of images N, or F grows with the data set.": g2.T @ a2,
+            "this is the mean gradient itself: square G and A, entry by entry, before the product.": g.T @ a / 6,
+            "the result is transposed: a weight has a row for each output and a column for each input.": a2.T @ g2 / 6,
+            "this is one number for the whole layer: every weight has its own.": (g2.T @ a2 / 6).mean(),
+        },
+    )
+
+
 # ---- notebook 05 -----------------------------------------------------------------------------------------------------
+
+
+def check_5_1(answer: Callable[..., Any]) -> None:
+    """Judge `my_penalty(theta, theta_star, fisher, importance)`, eq. (5.2) for one task and one tensor."""
+    theta, star, fisher = _numbers(2, 3), _numbers(2, 3, seed=1), _numbers(2, 3, seed=2).square()
+    squares = (theta - star).square()
+    expected = 0.5 * 30 * (fisher * squares).sum()
+    _judge(
+        _ask(answer, theta.clone(), star.clone(), fisher.clone(), 30),
+        expected,
+        "this is ½ λ Σ F (θ − θ*)², a single number that is zero where θ = θ*.",
+        {
+            "the ½ is missing: this is twice the penalty.": 2 * expected,
+            "this pulls the weights towards zero: take the distance from θ*, θ − θ*.": 15 * (fisher * theta**2).sum(),
+            "F enters squared: multiply the squared distance by F itself.": 15 * (fisher**2 * squares).sum(),
+            "F is missing: this holds every weight with the same strength.": 15 * squares.sum(),
+            "the mean over the weights is not the sum: the penalty of a large model would fade.": expected / 6,
+            "λ stands inside the square: it multiplies the sum once.": expected * 30,
+            "λ is missing: this is the penalty for λ = 1.": expected / 30,
+            "this is zero: θ is compared with itself, not with θ*.": 0.0,
+        },
+    )
+
+
+def check_5_2(answer: Callable[..., Any]) -> None:
+    """Judge `remember(model)`: θ*, by name, must survive the training that follows and be cut off from autograd."""
+    model = torch.nn.Linear(3, 2, dtype=torch.float64)
+    names = [name for name, _ in model.named_parameters()]
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    memory = _ask(answer, model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)  # the training that follows
+    if isinstance(memory, Mapping):
+        stored = memory
+        memory = _ask(lambda: torch.cat([stored[name].flatten() for name in names]))
+        if _same(memory, before) and memory.requires_grad:
+            print(
+                "Not yet: the numbers are right, but the copies still hang on the model, so the penalty's gradient "
+                "through them cancels the one through θ: detach() them."
+            )
+            return
+    _judge(
+        memory,
+        before,
+        "these numbers stay where they are, whatever the model does next.",
+        {
+            "these are the model's own weights: they move along, θ − θ* stays zero for ever, and so does the "
+            "penalty.": before + 1,
+            "these are zeros: with them the penalty pulls towards zero, not towards θ*.": torch.zeros_like(before),
+        },
+    )
+
+
+def check_5_3(answer: str | None) -> None:
+    """Judge the fates of one weight under plain descent at ηλF = 1.5, 0.5, 2.5 and 1.0, eq. (5.5)."""
+    _judge(
+        answer.strip().lower() if isinstance(answer, str) else answer,
+        "cadb",
+        "the distance is multiplied by 1 − ηλF, and shrinks while ηλF is between 0 and 2.",
+        {
+            "at ηλF = 1.5 the weight overshoots but ends at −0.5 of its distance: the bound is 2, not 1.": "dadb",
+            "at ηλF = 2.5 the weight ends at −1.5 of its distance, farther away than before.": "cacb",
+            "at ηλF = 1.5 the factor 1 − 1.5 is negative: the weight lands on the other side.": "aadb",
+            "this is what the proximal step does; plain descent multiplies the distance by 1 − ηλF.": "aaaa",
+            "the ½ of the penalty is not in its gradient: the factor is 1 − ηλF, not 1 − ½ηλF.": "aaca",
+        },
+    )
+
+
+def check_5_4(answer: Callable[..., Any]) -> None:
+    """Judge `my_proximal_step(theta, theta_star, fisher, strength)`, eq. (5.6), with strength ηλ."""
+    theta, star, fisher = _numbers(5), _numbers(5, seed=1), _numbers(5, seed=2).square()
+    pull = 3 * fisher
+    _judge(
+        _ask(answer, theta.clone(), star.clone(), fisher.clone(), 3),
+        (theta + pull * star) / (1 + pull),
+        "a weighted mean of θ and θ*: it lies between the two for every λ.",
+        {
+            "this is a step of plain descent on the penalty, which explodes where ηλF > 2.": theta
+            - pull * (theta - star),
+            "this moves away from θ*: the gradient has the wrong sign.": theta + pull * (theta - star),
+            "the denominator 1 + ηλF is missing, so this is no mean of θ and θ*.": theta + pull * star,
+            "this pulls towards zero: ηλFθ* is missing in the numerator.": theta / (1 + pull),
+            "θ and θ* have changed places: a large F must lead to θ*.": (star + pull * theta) / (1 + pull),
+            "F is missing: every weight is pulled with the same strength.": (theta + 3 * star) / 4,
+            "the ½ of the penalty is gone once it is differentiated: the factor is ηλF, not ½ηλF.": (
+                theta + pull / 2 * star
+            )
+            / (1 + pull / 2),
+        },
+    )
+
+
+def check_5_5(answer: float | None) -> None:
+    """Judge the λ of eq. (5.3) that equals `lam = 400` without the ½, beside a loss summed over 64 images."""
+    _judge(
+        answer,
+        12.5,
+        "of 400 beside a sum over 64 images, 6.25 stay beside the mean; without their missing ½ that is λ = 12.5.",
+        {
+            "the ½ went the wrong way: ½ λ must equal their factor, so λ is twice as large.": 400 / 64 / 2,
+            "their code has no ½, yours has: your λ must be twice as large.": 400 / 64,
+            "their cross-entropy is summed over 64 images, yours is the mean: divide their whole loss by 64.": 800,
+            "the ½ went the wrong way, and their sum over 64 images is still to be divided by 64.": 200,
+            "the sum over 64 images went the wrong way: divide by 64.": 400 * 64 * 2,
+            "400 is their number: the ½ and the sum over 64 images both change it.": 400,
+        },
+    )
+
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
