@@ -155,7 +155,7 @@ def check_0_5(answer: Any) -> None:
         "this is 1/λ: the stiffer the spring must be, the larger λ.": 1 / 3,
         "F is missing: the spring's stiffness is λ F.": 0.6,
         "with this λ both pull equally hard at the same distance, and t rests half-way, at 0.5.": 1.5,
-        "one of the slopes has a factor 2 too few: the ½ takes it away, in both terms.": 6.0,
+        "the slope of ½ k (t − a)² is k (t − a): the ½ was kept in the slope of the penalty.": 6.0,
         "the distances are swapped: B's place is 2 away from t = 1, A's is 1 away.": 0.75,
         "the sign is wrong: the two slopes point in opposite directions, and λ is positive.": -3.0,
     }
