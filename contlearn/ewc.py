@@ -144,7 +144,8 @@ class EWC:
         for name, p in zip(names, parameters, strict=True):
             if p.requires_grad:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                p.grad.addcmul_(self.precision[name], p - self.center[name], value=self.importance)
+                offset = (p - self.center[name]).to(p.dtype)  # θ − μ
+                p.grad.addcmul_(self.precision[name].to(p.dtype), offset, value=self.importance)
 
     @torch.no_grad()
     def proximal_step(self, model: nn.Module, lr: float) -> None:
@@ -166,10 +167,16 @@ class EWC:
             self._pull = strength, [s / (1 + s) for s in scaled]  # ηλS / (1 + ηλS), kept while η and λ stay
         for p, name, weight in zip(parameters, names, self._pull[1], strict=True):
             if p.requires_grad:
-                p.lerp_(self.center[name], weight)
+                p.lerp_(self.center[name].to(p.dtype), weight.to(p.dtype))
 
     def largest_stable_importance(self, lr: float) -> float:
-        """The λ at which gradient descent on the penalty begins to diverge: 2 / (η · max S), eq. (5.5)."""
+        """The λ at which gradient descent on the penalty begins to diverge: 2 / (η · max S), eq. (5.5).
+
+        Raises:
+            ValueError: `lr` is not positive, or not finite.
+        """
+        if not (math.isfinite(lr) and lr > 0):
+            raise ValueError(f"lr={lr}: the learning rate must be positive and finite, such as 0.1")
         curvature = max((float(s.max()) for s in self.precision.values()), default=0.0)
         return 2 / (lr * curvature) if curvature > 0 else math.inf
 

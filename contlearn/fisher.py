@@ -82,10 +82,12 @@ def diagonal_fisher(
         stream = batches(loader, device_of(model))
         first = next(stream)
         layers, chunk = _closed_form_layers(model, *first, trainable)
-        by_layer = {name for layer in layers for name in layer.names.values()}
-        others = {name: p.detach() for name, p in trainable.items() if name not in by_layer}
-        count = 0
+        probed, count = first[0].shape[1:], 0
         for images, labels in _regrouped(chain([first], stream), chunk):
+            if images.shape[1:] != probed:  # a sequence of another length may call a layer another number of times
+                layers, probed = _closed_form_layers(model, images, labels, trainable)[0], images.shape[1:]
+            by_layer = {name for layer in layers for name in layer.names.values()}
+            others = {name: p.detach() for name, p in trainable.items() if name not in by_layer}
             with torch.enable_grad(), _recording(layers):
                 logits = classify(model, images, labels)
             vectors = _output_vectors(logits.detach(), labels, estimator, generator)
@@ -151,9 +153,9 @@ class _Layer:
         self.calls = 0
         self.inputs = self.outputs = torch.empty(0)
 
-    def record(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def record(self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
         self.calls += 1
-        self.inputs, self.outputs = args[0].detach(), output
+        self.inputs, self.outputs = (args[0] if args else kwargs["input"]).detach(), output
         return output.clone()  # so that an in-place ReLU leaves z alone
 
     def patches(self) -> Tensor:
@@ -192,7 +194,7 @@ class _Layer:
 
 @contextmanager
 def _recording(layers: list[_Layer]) -> Iterator[None]:
-    handles = [layer.module.register_forward_hook(layer.record) for layer in layers]
+    handles = [layer.module.register_forward_hook(layer.record, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:
@@ -211,17 +213,23 @@ def _closed_form_layers(
     name_of = {id(p): name for name, p in trainable.items()}
     layers = []
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and not isinstance(getattr(module, "padding", 0), str):
-            own = {kind: name_of[id(p)] for kind, p in module.named_parameters(recurse=False) if id(p) in name_of}
-            if own:
-                layers.append(_Layer(module, own))
-    images, labels = images[:_PROBE], labels[:_PROBE]
+        if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            continue
+        # An image with empty borders cannot show how a border is continued; so of the paddings only that by zeros.
+        if isinstance(getattr(module, "padding", 0), str) or getattr(module, "padding_mode", "zeros") != "zeros":
+            continue
+        direct = dict(module.named_parameters(recurse=False))
+        own = {kind: name_of[id(p)] for kind in ("weight", "bias") if id(p := direct.get(kind)) in name_of}
+        if own:
+            layers.append(_Layer(module, own))
+    several = torch.arange(_PROBE, device=images.device) % len(images)  # a single image could not show that they mix
+    images, labels = images[several], labels[several]
     with torch.enable_grad(), _recording(layers):
         logits = classify(model, images, labels)
     layers = [layer for layer in layers if layer.calls == 1 and len(layer.inputs) == len(layer.outputs) == len(images)]
     for n in range(len(images)):
         v = torch.zeros_like(logits)
-        v[n] = torch.linspace(-1, 1, logits.shape[1])
+        v[n] = torch.linspace(1, 2, logits.shape[1])  # no zero: every class has its say
         parameters = [trainable[name] for layer in layers for name in layer.names.values()]
         wanted = [layer.outputs for layer in layers] + parameters
         found = torch.autograd.grad(logits, wanted, v, retain_graph=True, allow_unused=True) if wanted else ()

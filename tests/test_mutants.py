@@ -1,0 +1,177 @@
+"""The other tests are tested: each mistake below is made in a copy of the library, and they must notice it.
+
+Most of the mistakes were found in public EWC code. A mutant is one replacement of a piece of text that occurs exactly
+once, so a list that no longer fits the library fails, too. Each runs in a process of its own, and sees only its copy.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import contlearn
+
+LIBRARY = Path(contlearn.__file__).parent
+TESTS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `module`, `original` becomes `mistake`; `tests`, an expression for `-k`, selects who shall notice."""
+
+    module: str
+    original: str
+    mistake: str
+    tests: str
+
+
+MUTANTS = {
+    "square of the mean gradient": Mutant(
+        "fisher",
+        """torch.einsum("ngot,ngit->goi", g2, a.square())""",
+        """sum(torch.einsum("ngot,ngit->goi", g, a).square() for g in gs) / len(a)""",
+        "loop and mlp and exact",
+    ),
+    "gradients summed over the batch, then squared": Mutant(
+        "fisher",
+        "(g_part @ a_part.mT).square().sum(0)",
+        "(g_part @ a_part.mT).sum(0).square()",
+        "loop and conv2d and exact",
+    ),
+    "gradients of the bias summed over the batch, then squared": Mutant(
+        "fisher", "g.sum(-1).square().sum(0) for", "g.sum(-1).sum(0).square() for", "loop and mlp and exact"
+    ),
+    "square of each position, not of the image": Mutant(
+        "fisher", "g.sum(-1).square().sum(0) for", "g.square().sum(-1).sum(0) for", "loop and conv2d and exact"
+    ),
+    "classes not weighted by their probability": Mutant(
+        "fisher", "return p.T.sqrt()[:, :, None] * ", "return ", "loop and linear and exact"
+    ),
+    "every image meets every label": Mutant(
+        "fisher", " - p)[None]", ".sum(0) - len(p) * p)[None]", "loop and linear and empirical"
+    ),
+    "most likely label called empirical": Mutant(
+        "fisher", """elif estimator == "predicted":""", "else:", "loop and linear and empirical"
+    ),
+    "one number for a whole layer": Mutant(
+        "fisher", "yield name, squares[kind].reshape(", "yield name, squares[kind].mean().expand(", "softmax and hand"
+    ),
+    "eval() forgotten": Mutant(
+        "fisher", "mode(model, training=False)", "mode(model, training=model.training)", "dropout"
+    ),
+    "one image too many counted": Mutant("fisher", "total / count for", "total / (count + 1) for", "softmax and hand"),
+    "batches counted instead of images": Mutant("fisher", "count += len(images)", "count += 1", "softmax and hand"),
+    "last chunk only": Mutant(
+        "fisher",
+        "layers, logits, vectors):\n                fisher[name] += squares",
+        "layers, logits, vectors):\n                fisher[name] = squares",
+        "chunks and mlp",
+    ),
+    "activations changed in place": Mutant("fisher", "return output.clone()", "return output", "in-place and closed"),
+    "½ missing": Mutant("ewc", "0.5 * importance * (", "importance * (", "half_by_hand"),
+    "old F overwritten": Mutant(
+        "ewc", "old, total = precision[name], precision[name] + f", "old, total = precision[name], f", "tasks_by_hand"
+    ),
+    "old F counted twice": Mutant(
+        "ewc", "old, total = precision[name], precision[name] + f", "old = total = precision[name] + f", "tasks_by_hand"
+    ),
+    "newest anchor for all tasks": Mutant("ewc", "center[name] + share * step", "theta", "tasks_by_hand"),
+    "constant of earlier tasks lost": Mutant("ewc", "constant += float(", "constant = float(", "sum_over_tasks and 10"),
+    "decay of the new task": Mutant(
+        "ewc",
+        "precision[name] = self.decay * precision[name]",
+        "fisher = {n: self.decay * f if n == name else f for n, f in fisher.items()}",
+        "sum_over_tasks and 2-",
+    ),
+    "anchor is the live weights": Mutant(
+        "ewc", "center[name] = f.clone(), theta.clone()", "center[name] = f.clone(), theta", "right_after_it"
+    ),
+    "weights compared with themselves": Mutant(
+        "ewc", "[self.center[name] for name in names],", "[p.detach() for p in parameters],", "half_by_hand"
+    ),
+    "η missing in the proximal step": Mutant(
+        "ewc", "strength = lr * self.importance", "strength = self.importance", "proximal_step_by_hand"
+    ),
+    "explicit step instead of the proximal one": Mutant(
+        "ewc", "[s / (1 + s) for s in scaled]", "scaled", "proximal_step_by_hand"
+    ),
+    "stale proximal step": Mutant("ewc", "or self._pull[0] != strength", "", "forgets_what_it_had_prepared"),
+}
+
+
+def copy_of_everything(folder: Path) -> None:
+    """The library and its tests in `folder`, with settings for pytest that need no plugin."""
+    shutil.copytree(LIBRARY, folder / "contlearn", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("oracles", "test_ewc", "test_fisher"):
+        shutil.copy(TESTS / f"{name}.py", folder)
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+
+
+def run(folder: Path, modules: list[str], tests: str) -> tuple[int, str, Path]:
+    """In a fresh process: pytest's exit code and output in `folder`, and which library it has imported."""
+    os.chdir(folder)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # importing those takes longer than the tests
+    here = {TESTS, TESTS.parent, LIBRARY.parent, Path()}
+    sys.path[:] = [str(folder), *(entry for entry in sys.path if Path(entry) not in here)]
+    for name in [name for name in sys.modules if name.split(".")[0] in ("contlearn", "conftest", "oracles")]:
+        del sys.modules[name]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = pytest.main(
+            ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", tests, *(f"test_{m}.py" for m in modules)]
+        )
+    return int(code), output.getvalue(), Path(sys.modules["contlearn"].__file__ or "")
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, tuple[Path, Future[tuple[int, str, Path]]]]]:
+    """All mutants, and one healthy copy, two at a time; torch is imported once, and each process starts from there."""
+    unix = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if unix else "spawn")
+    if unix:
+        context.set_forkserver_preload(["torch", "pytest"])
+    with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
+        started = {}
+        for number, (name, mutant) in enumerate([*MUTANTS.items(), ("healthy", None)]):
+            copy_of_everything(folder := tmp_path_factory.mktemp(f"mutant{number}"))
+            if mutant:
+                file = folder / "contlearn" / f"{mutant.module}.py"
+                text = file.read_text(encoding="utf-8")
+                file.write_text(text.replace(mutant.original, mutant.mistake), encoding="utf-8")
+            modules = [mutant.module] if mutant else ["ewc", "fisher"]
+            tests = mutant.tests if mutant else " or ".join(f"({m.tests})" for m in MUTANTS.values())
+            started[name] = folder, pool.submit(run, folder, modules, tests)
+        yield started
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_mutant_replaces_something_that_is_there_exactly_once(mutant: Mutant) -> None:
+    assert (LIBRARY / f"{mutant.module}.py").read_text(encoding="utf-8").count(mutant.original) == 1
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mistake_is_noticed(name: str, running: dict[str, tuple[Path, Future[tuple[int, str, Path]]]]) -> None:
+    """By a test that fails: not by an error in collecting the tests, nor in importing the library."""
+    folder, future = running[name]
+    code, output, imported = future.result()
+    assert imported.is_relative_to(folder)
+    assert code == pytest.ExitCode.TESTS_FAILED, output
+    assert "1 failed" in output
+    assert not any(accident in output for accident in ("SyntaxError", "NameError", "AttributeError")), output
+
+
+def test_healthy_copy_passes(running: dict[str, tuple[Path, Future[tuple[int, str, Path]]]]) -> None:
+    """Otherwise the mutants may have been noticed for another reason."""
+    folder, future = running["healthy"]
+    code, output, imported = future.result()
+    assert imported.is_relative_to(folder)
+    assert code == pytest.ExitCode.OK, output
