@@ -85,9 +85,11 @@ def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace
 
     def act(row: str, model: nn.Module, task: Task, lr: float, ewc: EWC | None = None) -> nn.Module:
         started = time.perf_counter()
+        # Joint training takes as many images of each task at a step as the others do of one.
+        batch_size = options.batch_size * (2 if row == "joint" else 1)
         history = train(
             model,
-            task.train_loader(options.batch_size, seed=seed),
+            task.train_loader(batch_size, seed=seed),
             epochs=options.epochs,
             lr=lr,
             ewc=ewc,
@@ -223,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         "(sample), with the true label (empirical), or with the most likely one (predicted) (default: %(default)s)",
     )
     add("--epochs", type=count, default=5, help="passes over each training set (default: %(default)s)")
-    add("--batch-size", type=count, default=64, help="images a step (default: %(default)s)")
+    add("--batch-size", type=count, default=64, help="images of each task a step (default: %(default)s)")
     add("--lr", type=rate, default=0.1, help="learning rate without a penalty (default: %(default)g)")
     add("--lr-ewc", type=rate, default=0.03, help="learning rate with EWC or L2 (default: %(default)g)")
     add(
