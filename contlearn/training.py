@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def train(
     loader: Iterable[Any],
     *,
     epochs: int,
-    lr: float,
+    lr: float | Sequence[float],
     ewc: EWC | None = None,
     proximal: bool | int = False,
     evaluate: Mapping[str, Iterable[Any]] | None = None,
@@ -73,7 +73,7 @@ def train(
         model: a classifier that maps a batch of inputs to logits (N, C). It is trained in place.
         loader: yields (inputs, labels), labels int64 (N,).
         epochs: passes over the loader, at least one.
-        lr: the learning rate η.
+        lr: the learning rate η, or one for each epoch.
         ewc: protects the tasks that were consolidated into it. One that holds no task yet changes nothing.
         proximal: how the penalty acts. False: its gradient, eq. (5.4), joins the loss's; stable while η·λ·max S < 2.
             True: the closed-form step, eq. (5.6), follows each step of the optimiser; stable for every λ. A whole
@@ -93,8 +93,9 @@ def train(
     """
     if not isinstance(epochs, Integral) or epochs < 1:
         raise ValueError(f"epochs={epochs}: expected a whole number, at least 1")
-    if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr={lr}: the learning rate must be positive and finite, such as 0.1")
+    rates = [lr] * int(epochs) if isinstance(lr, float | int) else list(lr)
+    if len(rates) != epochs or not all(math.isfinite(rate) and rate > 0 for rate in rates):
+        raise ValueError(f"lr={lr}: the learning rate must be positive and finite, such as 0.1, or one for each epoch")
     if not isinstance(proximal, Integral) or proximal < 0 or (proximal and ewc is None):
         raise ValueError(f"proximal={proximal}: expected False, True or every how many steps, together with ewc=…")
     if device is not None:
@@ -104,9 +105,9 @@ def train(
     if not trainable:
         raise ValueError("the model has no trainable parameter: set requires_grad=True on at least one")
 
-    optimizer = torch.optim.SGD(trainable, lr=lr, fused=True)  # fused: one pass over the weights instead of several
+    optimizer = torch.optim.SGD(trainable, lr=rates[0], fused=True)  # fused: one pass over the weights, not several
     history = History({name: [] for name in evaluate or {}})
-    steps = 0
+    owed: list[float] = []  # the learning rates of the steps since the last closed-form step
     total = epochs * len(loader) if isinstance(loader, Sized) else None
     silent = not progress or "TQDM_DISABLE" in os.environ
     try:
@@ -115,7 +116,8 @@ def train(
             tqdm(total=total, desc="training", unit="step", disable=silent, delay=0.5, leave=False) as bar,
         ):
             _measure(model, evaluate, ewc, history)
-            for epoch in range(1, epochs + 1):
+            for epoch, rate in enumerate(rates, start=1):
+                optimizer.param_groups[0]["lr"] = rate
                 before = {name: value.clone() for name, value in model.state_dict().items()}
                 losses: list[torch.Tensor] = []
                 for images, labels in batches(loader, device):
@@ -126,18 +128,19 @@ def train(
                     if ewc is not None and not proximal:
                         ewc.add_gradient(model)  # as if L_B + ½ λ Σ F (θ − θ*)² had been differentiated, eq. (5.3)
                     optimizer.step()  # θ ← θ − η ∇L, eq. (2.4)
-                    steps += 1
-                    if ewc is not None and proximal and steps % proximal == 0:
-                        ewc.proximal_step(model, proximal * lr)  # eq. (5.6)
+                    owed.append(rate)
+                    if ewc is not None and len(owed) == proximal:
+                        ewc.proximal_step(model, sum(owed))  # eq. (5.6)
+                        owed.clear()
                     bar.update()
                     if len(losses) % _STEPS_BETWEEN_CHECKS == 0 and not bool(loss.isfinite()):
                         break
-                if ewc is not None and proximal and epoch == epochs and steps % proximal:
-                    ewc.proximal_step(model, (steps % proximal) * lr)  # the steps since the last multiple of k
+                if ewc is not None and proximal and epoch == epochs:
+                    ewc.proximal_step(model, sum(owed))  # the steps since the last multiple of k
                 finite = torch.stack(losses).isfinite()
                 if not bool(finite.all()) or not _is_finite(trainable, model, ewc):
                     model.load_state_dict(before)
-                    raise FloatingPointError(_not_finite(finite, epoch, lr, ewc if not proximal else None))
+                    raise FloatingPointError(_not_finite(finite, epoch, rate, ewc if not proximal else None))
                 _measure(model, evaluate, ewc, history)
                 history.loss.append(float(torch.stack(losses).mean()))
                 percent = {name: f"{100 * values[-1]:.1f} %" for name, values in history.accuracy.items()}

@@ -43,7 +43,7 @@ def test_every_row_of_the_table_is_measured_and_written(toys, tmp_path, capsys):
     results = json.loads((folder / "results.json").read_text("utf-8"))
     assert [r["seed"] for r in results["runs"]] == [3, 4]
     assert set(results["runs"][0]["histories"]) == set(command.ROWS)
-    assert results["settings"]["importance"] == 200
+    assert results["settings"]["importance"] == 300
     printed = capsys.readouterr().out
     assert printed.count(" ± ") == 3 * len(command.ROWS)
     assert (folder / "table.txt").read_text("utf-8").strip() in printed

@@ -584,3 +584,22 @@ def test_quick_training_shows_no_bar(capfd, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     train(small_model(), make_batches(), epochs=1, lr=LR)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_learning_rate_for_each_epoch_is_that_of_separate_calls():
+    """Also with the closed-form step, whose strength follows the rates of the steps since the last one."""
+    for proximal in (False, True, 2):
+        one, two = small_model(), small_model()
+        data = make_batches()
+        assert len(data) % 2 == 0 or proximal != 2, "an even number of steps an epoch, so that none is left over"
+        train(one, data, epochs=2, lr=[LR, LR / 10], ewc=protected(one), proximal=proximal, progress=False)
+        ewc = protected(two)
+        for rate in (LR, LR / 10):
+            train(two, data, epochs=1, lr=rate, ewc=ewc, proximal=proximal, progress=False)
+        assert torch.equal(state(one), state(two))
+
+
+@pytest.mark.parametrize("lr", [[0.1], [0.1, 0.1, 0.1], [0.1, 0.0], [0.1, float("nan")]])
+def test_learning_rates_that_do_not_fit_the_epochs_are_refused(lr):
+    with pytest.raises(ValueError, match="one for each epoch"):
+        train(small_model(), make_batches(), epochs=2, lr=lr, progress=False)
