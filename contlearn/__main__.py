@@ -83,8 +83,8 @@ def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace
     tests = {task.name: task.test_loader() for task in (mnist, fashion)}
     run: dict[str, Any] = {"seed": seed, "histories": {}, "seconds": {}}
 
-    # With a penalty the last of several epochs runs at a tenth of the learning rate. Test accuracies of SGD at a constant
-    # rate jump by a point or two from epoch to epoch; this settles them.
+    # With a penalty the last of several epochs runs at a tenth of the learning rate: at a constant rate the test
+    # accuracies jump by points from epoch to epoch, and where they end is luck.
     slow_end = [options.lr_ewc] * options.epochs
     if options.epochs > 1:
         slow_end[-1] /= 10
