@@ -31,7 +31,7 @@ def average_accuracy(matrix: Tensor | Sequence[Sequence[float]]) -> float:
 
 
 def forgetting(matrix: Tensor | Sequence[Sequence[float]]) -> float:
-    """Mean over the earlier tasks of max_{i<T−1} R[i, j] − R[T−1, j], eq. (3.1): from its best to the end.
+    """Mean over the earlier tasks j of max_{i<T−1} R[i, j] − R[T−1, j]: from its best to the end; eq. (3.1) for T = 2.
 
     The definition of Chaudhry et al. 2018 (arXiv:1801.10112, equation 3), the maximum taken from i = j on, before which
     the task had not been seen. With two tasks it is the drop of the first, −BWT; with more it is at least −BWT.

@@ -128,7 +128,10 @@ def load_checkpoint(path: Path | str, **parts: Stateful) -> None:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no checkpoint {path}; write one with save_checkpoint()") from None
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}: check the path, or write one with save_checkpoint(); those that come with "
+            "contlearn are restored by: git checkout -- files/checkpoints"
+        ) from None
     except Exception as error:  # torch.load fails in many ways on a damaged file: pickle, zip, runtime and EOF errors
         raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
     for name in parts:
