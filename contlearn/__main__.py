@@ -83,13 +83,12 @@ def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace
     tests = {task.name: task.test_loader() for task in (mnist, fashion)}
     run: dict[str, Any] = {"seed": seed, "histories": {}, "seconds": {}}
 
-    # With a penalty the last of several epochs runs at a tenth of the learning rate: at a constant rate the test
-    # accuracies jump by points from epoch to epoch, and where they end is luck.
-    slow_end = [options.lr_ewc] * options.epochs
-    if options.epochs > 1:
-        slow_end[-1] /= 10
+    def slow_end(lr: float) -> list[float]:
+        # After act 1 the last of several epochs runs at a tenth of the learning rate: at a constant rate the accuracies
+        # jump by points from epoch to epoch, and where they end is luck.
+        return [lr] * (options.epochs - 1) + [lr / 10 if options.epochs > 1 else lr]
 
-    def act(row: str, model: nn.Module, task: Task, lr: float | list[float], ewc: EWC | None = None) -> nn.Module:
+    def act(row: str, model: nn.Module, task: Task, lr: list[float], ewc: EWC | None = None) -> nn.Module:
         started = time.perf_counter()
         # Joint training takes as many images of each task at a step as the others do of one.
         batch_size = options.batch_size * (2 if row == "joint" else 1)
@@ -111,8 +110,8 @@ def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace
 
     torch.manual_seed(seed)
     fresh = MLP().to(options.device)
-    after_a = act("A", copy.deepcopy(fresh), mnist, options.lr)
-    act("unprotected", copy.deepcopy(after_a), fashion, options.lr)
+    after_a = act("A", copy.deepcopy(fresh), mnist, [options.lr] * options.epochs)
+    act("unprotected", copy.deepcopy(after_a), fashion, slow_end(options.lr))
 
     started = time.perf_counter()
     fisher = diagonal_fisher(after_a, mnist.train_loader(1000, seed=seed), options.estimator)
@@ -120,13 +119,13 @@ def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace
     theta_star = dict(after_a.named_parameters())
     ewc = EWC(options.importance)
     ewc.add(fisher, theta_star)
-    act("EWC", copy.deepcopy(after_a), fashion, slow_end, ewc)
+    act("EWC", copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), ewc)
     if not options.acts_only:
         mean = sum(float(f.sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
         l2 = EWC(options.importance)
         l2.add({name: torch.full_like(f, mean) for name, f in fisher.items()}, theta_star)
-        act("L2", copy.deepcopy(after_a), fashion, slow_end, l2)
-        act("joint", copy.deepcopy(fresh), joint([mnist, fashion]), options.lr)
+        act("L2", copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), l2)
+        act("joint", copy.deepcopy(fresh), joint([mnist, fashion]), slow_end(options.lr))
     return run
 
 
@@ -232,12 +231,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--epochs", type=count, default=5, help="passes over each training set (default: %(default)s)")
     add("--batch-size", type=count, default=64, help="images of each task a step (default: %(default)s)")
-    add("--lr", type=rate, default=0.1, help="learning rate without a penalty (default: %(default)g)")
+    add(
+        "--lr",
+        type=rate,
+        default=0.1,
+        help="learning rate without a penalty; after act 1 every last epoch runs at a tenth (default: %(default)g)",
+    )
     add(
         "--lr-ewc",
         type=rate,
         default=0.03,
-        help="learning rate with EWC or L2, a tenth of it in the last epoch (default: %(default)g)",
+        help="learning rate with EWC or L2 (default: %(default)g)",
     )
     add(
         "--penalty",
