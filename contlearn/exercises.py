@@ -50,6 +50,8 @@ def _judge(given: Any, expected: Any, right: str, mistakes: Mapping[str, Any]) -
 
 
 def _same(given: Any, expected: Any) -> bool:
+    if isinstance(expected, str) and isinstance(given, str):
+        return given.strip().casefold() == expected.strip().casefold()
     if isinstance(expected, str | bool) or isinstance(given, str | bool):
         return bool(given == expected) if type(given) is type(expected) else False
     try:
@@ -172,6 +174,7 @@ def check_1_1(answer: Any) -> None:
         "this leaves out the last batch of each epoch: its 32 images are a batch, too.": 5 * 937,
         "this lets a batch run on into the next epoch, and drops what is left at the end.": 5 * 60_000 // 64,
         "this lets a batch run on into the next epoch: each epoch ends with a batch of 32.": 4688,
+        "a step is a whole batch: the last one of each epoch counts, though it has only 32 images.": 5 * 60_000 / 64,
         "these are images: one step takes a batch of 64 of them.": 5 * 60_000,
     }
     _judge(answer, 5 * 938, "five times 938 batches, 937 of 64 images and one of 32.", mistakes)
@@ -237,7 +240,7 @@ def check_1_4(answer: Any) -> None:
                           "class": "the user says which language it is: the program chooses among its words only."},
     }  # fmt: skip
     for given, (situation, scenario) in zip(parts, expected.items(), strict=True):
-        name = given.lower().removesuffix("-incremental")
+        name = given.strip().casefold().removesuffix("-incremental")
         if name != scenario:
             print(f"Not yet: {situation}: {mistakes[situation].get(name, f'{given!r} is none of the three names.')}")
             return
@@ -286,6 +289,10 @@ def check_2_2(answer: Callable[..., Any]) -> None:
     given, large = _ask(answer, logits.clone()), _ask(answer, logits + 1000)
     if _same(given, expected) and not _same(large, expected):
         print("Not yet: right for small logits, but exp(1000) overflows: subtract the largest logit of each row first.")
+        return
+    apart = logits + torch.tensor([[0.0], [1000.0], [-1000.0]], dtype=logits.dtype)
+    if _same(given, expected) and not _same(_ask(answer, apart), expected):
+        print("Not yet: one maximum for the whole batch: small rows underflow to 0/0; take each row's own (dim=1).")
         return
     _judge(
         given,
@@ -378,7 +385,7 @@ def check_2_5(answer: str | None) -> None:
 
 def check_3_1(answer: Callable[..., Any]) -> None:
     """Forgetting of four tasks: the mean over all but the last of the best accuracy before minus that at the end."""
-    rows = [[0.9, 0.1, 0.2, 0.1], [0.94, 0.8, 0.1, 0.2], [0.7, 0.85, 0.9, 0.1], [0.5, 0.45, 0.8, 0.95]]
+    rows = [[0.9, 0.1, 0.2, 0.1], [0.94, 0.8, 0.1, 0.2], [0.7, 0.85, 0.9, 0.1], [0.5, 0.88, 0.8, 0.95]]
     r = torch.tensor(rows, dtype=torch.float64)
     drop = r[:-1, :-1].max(dim=0).values - r[-1, :-1]
     _judge(
@@ -390,6 +397,9 @@ def check_3_1(answer: Callable[..., Any]) -> None:
             "you took each task right after it was learnt, but a task may improve later: its best is asked for.": (
                 r.diagonal()[:-1] - r[-1, :-1]
             ).mean(),
+            "you let the last row compete for the best: take the best before the last training.": (
+                (r.max(dim=0).values - r[-1])[:-1].mean()
+            ),
             "the last task is in your mean: it had no time to be forgotten, so leave its column out.": (
                 (r.max(dim=0).values - r[-1]).mean()
             ),
@@ -411,6 +421,10 @@ def check_3_2(answer: float | None) -> None:
         {
             "the sign is turned round: what was lost counts as negative here.": 0.305,
             "you started from the best accuracy, 0.94: here the one right after learning counts, 0.90.": -0.325,
+            "nearly: this is rounded, give three decimals.": -0.31,
+            "for task 1 you started from the first row, before it was learnt: right after it stood at 0.86.": 0.075,
+            "this is task 0 alone: take the mean with task 1.": -0.35,
+            "this is task 1 alone: take the mean with task 0.": -0.26,
             "this is forgetting: take 0.90 instead of the best, 0.94, and the end minus the beginning.": 0.325,
             "this is the sum: divide by the two tasks that could change.": -0.61,
             "you divided by three, but the last task is no part of the mean: only two could change.": -0.61 / 3,
@@ -451,6 +465,8 @@ def check_3_4(answer: float | None) -> None:
         {
             "as many steps, each five times smaller, lead only a fifth of the way.": 300,
             "that is the wrong way round: smaller steps need to be more.": 60,
+            "these are the steps on top of the 300: the new run starts again from the beginning.": 1200,
+            "this is learning rate times steps, how far along the path you are: divide it by 0.002.": 3,
         },
     )
 
@@ -458,7 +474,7 @@ def check_3_4(answer: float | None) -> None:
 def check_3_5(answer: str | None) -> None:
     """Which experiment refutes that the network is too small for both tasks."""
     _judge(
-        answer,
+        answer.strip().lower() if isinstance(answer, str) else answer,
         "joint",
         "one set of weights does both tasks well, so there is room for both.",
         {
@@ -496,6 +512,7 @@ def check_4_2(answer: Callable[..., Any]) -> None:
     weight, x, y = _numbers(4, 6, seed=42), _numbers(6, seed=43), 1
     p = (weight @ x).softmax(0)
     scores = (torch.eye(4, dtype=torch.float64) - p)[:, :, None] * x
+    g2 = (p[:, None] * (torch.eye(4, dtype=torch.float64) - p).square()).sum(0)
     given = _ask(answer, weight.clone(), x.clone(), y)
     if isinstance(given, Tensor) and given.is_floating_point():
         given = given.round(decimals=15)  # the square of the mean score is zero only up to rounding
@@ -514,6 +531,9 @@ def check_4_2(answer: Callable[..., Any]) -> None:
             "this takes the most likely label, the predicted F: take the mean over all labels.": scores[
                 int(p.argmax())
             ].square(),
+            "x is missing: a weight's score is (e_c − p)_i x_j, so multiply by x_j².": g2[:, None].expand(4, 6),
+            "this is F at the logits, without x: a weight's score is (e_c − p)_i x_j, so multiply by x_j².": g2,
+            "x is not squared yet: the square of (e_c − p)_i x_j holds x_j².": torch.outer(g2, x),
             "p_c belongs outside the square: p_c s_c², not (p_c s_c)².": (p[:, None, None] * scores).square().sum(0),
         },
     )
@@ -589,6 +609,9 @@ def check_5_1(answer: Callable[..., Any]) -> None:
             "this pulls the weights towards zero: take the distance from θ*, θ − θ*.": 15 * (fisher * theta**2).sum(),
             "F enters squared: multiply the squared distance by F itself.": 15 * (fisher**2 * squares).sum(),
             "F is missing: this holds every weight with the same strength.": 15 * squares.sum(),
+            "this sums first and squares then: moves in opposite directions cancel. Square each distance.": (
+                15 * (fisher * (theta - star)).sum() ** 2
+            ),
             "the mean over the weights is not the sum: the penalty of a large model would fade.": expected / 6,
             "λ stands inside the square: it multiplies the sum once.": expected * 30,
             "λ is missing: this is the penalty for λ = 1.": expected / 30,
@@ -609,7 +632,7 @@ def check_5_2(answer: Callable[..., Any]) -> None:
     if isinstance(memory, Mapping):
         stored = memory
         memory = _ask(lambda: torch.cat([stored[name].flatten() for name in names]))
-        if _same(memory, before) and memory.requires_grad:
+        if _same(memory, before) and _hangs_on(model, memory):
             print(
                 "Not yet: the numbers are right, but the copies still hang on the model, so the penalty's gradient "
                 "through them cancels the one through θ: detach() them."
@@ -627,10 +650,19 @@ def check_5_2(answer: Callable[..., Any]) -> None:
     )
 
 
-def check_5_3(answer: str | None) -> None:
+def _hangs_on(model: torch.nn.Module, memory: Tensor) -> bool:
+    """Whether a gradient through `memory` reaches the model's weights; copies that merely want one are harmless."""
+    if not memory.requires_grad:
+        return False
+    reached = torch.autograd.grad(memory.sum(), list(model.parameters()), allow_unused=True)
+    return any(gradient is not None for gradient in reached)
+
+
+def check_5_3(answer: str | list[str] | tuple[str, ...] | None) -> None:
     """Judge the fates of one weight under plain descent at ηλF = 1.5, 0.5, 2.5 and 1.0, eq. (5.5)."""
+    letters = "".join(map(str, answer)) if isinstance(answer, list | tuple) else answer
     _judge(
-        answer.strip().lower() if isinstance(answer, str) else answer,
+        "".join(letters.replace(",", " ").split()).lower() if isinstance(letters, str) else letters,
         "cadb",
         "the distance is multiplied by 1 − ηλF, and shrinks while ηλF is between 0 and 2.",
         {
@@ -680,6 +712,9 @@ def check_5_5(answer: float | None) -> None:
             "the ½ went the wrong way, and their sum over 64 images is still to be divided by 64.": 200,
             "the sum over 64 images went the wrong way: divide by 64.": 400 * 64 * 2,
             "400 is their number: the ½ and the sum over 64 images both change it.": 400,
+            "divide their whole loss by 64, then set the factors before the two sums equal; mind the ½.": _ask(
+                float, answer
+            ),
         },
     )
 

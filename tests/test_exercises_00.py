@@ -78,6 +78,14 @@ def test_right_answer_is_accepted(check, capsys):
     assert capsys.readouterr().out.startswith("Right: ")
 
 
+@pytest.mark.parametrize(
+    ("answer", "verdict"), [("B", "Right: "), (" b ", "Right: "), ("A", "Not yet: a spring at rest")]
+)
+def test_case_and_spaces_around_a_word_do_not_matter(answer, verdict, capsys):
+    exercises.check_0_4(answer)
+    assert capsys.readouterr().out.startswith(verdict)
+
+
 @pytest.mark.parametrize(("check", "answer", "verdict"), MISTAKES)
 def test_typical_mistake_is_named(check, answer, verdict, capsys):
     check(answer)

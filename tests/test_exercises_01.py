@@ -24,7 +24,7 @@ RIGHT = [
     (exercises.check_1_3, lambda raw: raw.float() / 255),
     (exercises.check_1_3, lambda raw: raw / 255),
     (exercises.check_1_4, ["domain", "class", "task"]),
-    (exercises.check_1_4, ("Domain-incremental", "class-incremental", "TASK")),
+    (exercises.check_1_4, ("Domain-incremental", "class-incremental", " TASK ")),
     (exercises.check_1_5, lambda weight, order: weight[:, order]),
     (exercises.check_1_5, lambda weight, order: torch.stack([row[order] for row in weight])),
 ]
@@ -53,6 +53,7 @@ WRONG = [
     (exercises.check_1_3, lambda raw: raw / 256, "255, not 256"),
     (exercises.check_1_3, lambda raw: raw.float(), "still run to 255"),
     (exercises.check_1_3, lambda raw: raw[0] / 255, "expected a tensor of shape (4, 28, 28), got a tensor of shape"),
+    (exercises.check_1_1, 5 * 60_000 / 64, "though it has only 32 images"),
     (exercises.check_1_4, ["class", "class", "task"], "the apples: no answer is added"),
     (exercises.check_1_4, ["task", "class", "task"], "the apples: nobody tells the camera"),
     (exercises.check_1_4, ["domain", "domain", "task"], "the letters: Greek letters are new"),

@@ -19,6 +19,12 @@ def mean_log(select, factor=-1.0):
     return lambda p, labels: factor * select(p, labels).log().mean()
 
 
+def one_maximum(logits):
+    """A softmax that subtracts the largest logit of the whole batch, not of each row."""
+    powers = (logits - logits.max()).exp()
+    return powers / powers.sum(1, keepdim=True)
+
+
 def loop(zero="before", inputs=lambda logits: logits, early=False, returns=True):
     """A training loop with one of the usual mistakes, or none."""
 
@@ -64,7 +70,7 @@ RIGHT = [
     (exercises.check_2_1, count(lambda n, m: m)),
     (exercises.check_2_1, lambda s: sum(p.numel() for p in MLP(s[1], len(s) - 2, s[0], s[-1]).parameters())),
     (exercises.check_2_2, lambda z: z.softmax(1)),
-    (exercises.check_2_2, lambda z: (z - z.max()).exp() / (z - z.max()).exp().sum(1, keepdim=True)),
+    (exercises.check_2_2, lambda z: (z - z.logsumexp(1, keepdim=True)).exp()),
     (exercises.check_2_3, lambda p, y: F.nll_loss(p.log(), y)),
     (exercises.check_2_3, lambda p, y: -sum(float(p[n, c].log()) for n, c in enumerate(y)) / len(y)),
     (exercises.check_2_4, loop()),
@@ -73,6 +79,7 @@ RIGHT = [
     (exercises.check_2_4, loop(inputs=lambda z: z.log_softmax(1))),
     (exercises.check_2_4, by_hand),
     (exercises.check_2_5, "stays"),
+    (exercises.check_2_5, " Stays "),
 ]
 
 WRONG = [
@@ -84,6 +91,7 @@ WRONG = [
     (exercises.check_2_1, lambda sizes: 10, "expected 478410, got 10"),
     (exercises.check_2_1, lambda sizes: sizes, "expected a single number, got a tensor of shape (4,)"),
     (exercises.check_2_2, lambda z: z.exp() / z.exp().sum(1, keepdim=True), "exp(1000) overflows"),
+    (exercises.check_2_2, one_maximum, "one maximum for the whole batch"),
     (exercises.check_2_2, lambda z: z.softmax(0), "each column adds up to one"),
     (exercises.check_2_2, lambda z: z.exp(), "they still have to be divided"),
     (exercises.check_2_2, lambda z: (z - z.amax(1, keepdim=True)).exp(), "the maximum is gone"),
