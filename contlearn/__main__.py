@@ -154,7 +154,7 @@ def _write(runs: list[dict[str, Any]], options: argparse.Namespace) -> Path:
     folder = Path(options.output) / stamp
     folder.mkdir(parents=True)
     (folder / "table.txt").write_text(_table(runs) + "\n", encoding="utf-8")
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
     results = {
         "command": "python -m contlearn",
         "date": stamp,
