@@ -1,5 +1,7 @@
 """The checks of notebook 05 accept right answers, name the typical mistakes, and survive anything."""
 
+import copy
+
 import pytest
 import torch
 
@@ -44,7 +46,12 @@ def test_right(capsys, check, answer):
         ("check_5_1", lambda t, s, f, k: float(0.5 * k * (f.flatten() @ (t - s).flatten() ** 2))),
         ("check_5_2", lambda model: {name: p.data.clone() for name, p in model.named_parameters()}),
         ("check_5_2", lambda model: {name: t.clone() for name, t in model.state_dict().items()}),
+        ("check_5_2", lambda model: dict(copy.deepcopy(model).named_parameters())),
+        ("check_5_2", lambda model: {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}),
         ("check_5_3", " CADB\n"),
+        ("check_5_3", "c, a, d, b"),
+        ("check_5_3", ["c", "A", "d", "b "]),
+        ("check_5_3", tuple("cadb")),
         ("check_5_4", lambda t, s, f, k: torch.lerp(t, s, k * f / (1 + k * f))),
         ("check_5_5", 400 / 64 * 2),
         ("check_5_5", torch.tensor(12.5)),
@@ -58,6 +65,7 @@ MISTAKES = [
     ("check_5_1", "½ is missing", lambda t, s, f, k: k * (f * (t - s) ** 2).sum()),
     ("check_5_1", "towards zero", lambda t, s, f, k: 0.5 * k * (f * t**2).sum()),
     ("check_5_1", "F enters squared", lambda t, s, f, k: 0.5 * k * (f * (t - s)).square().sum()),
+    ("check_5_1", "sums first and squares then", lambda t, s, f, k: 0.5 * k * (f * (t - s)).sum() ** 2),
     ("check_5_1", "F is missing", lambda t, s, f, k: 0.5 * k * ((t - s) ** 2).sum()),
     ("check_5_1", "mean over the weights", lambda t, s, f, k: 0.5 * k * (f * (t - s) ** 2).mean()),
     ("check_5_1", "λ stands inside", lambda t, s, f, k: 0.5 * (f * (k * (t - s)) ** 2).sum()),
@@ -68,6 +76,7 @@ MISTAKES = [
     ("check_5_2", "model's own weights", lambda model: model.state_dict()),
     ("check_5_2", "model's own weights", lambda model: {n: p.detach() for n, p in model.named_parameters()}),
     ("check_5_2", "detach()", lambda model: {n: p.clone() for n, p in model.named_parameters()}),
+    ("check_5_2", "detach()", lambda model: {n: 1 * p for n, p in model.named_parameters()}),
     ("check_5_2", "these are zeros", lambda model: {n: torch.zeros_like(p) for n, p in model.named_parameters()}),
     ("check_5_2", "KeyError: 'bias'", lambda model: {"weight": model.weight.detach().clone()}),
     ("check_5_2", "AttributeError", lambda model: {"weight": 1, "bias": 2}),
@@ -79,6 +88,7 @@ MISTAKES = [
     ("check_5_3", "proximal step", "aaaa"),
     ("check_5_3", "not in its gradient", "aaca"),
     ("check_5_3", "'dddd' is not it", "dddd"),
+    ("check_5_3", "'bbbb' is not it", ["b"] * 4),
     ("check_5_3", "Not yet", 3),
     ("check_5_4", "plain descent", lambda t, s, f, k: t - k * f * (t - s)),
     ("check_5_4", "wrong sign", lambda t, s, f, k: t + k * f * (t - s)),
@@ -94,7 +104,8 @@ MISTAKES = [
     ("check_5_5", "still to be divided", 200),
     ("check_5_5", "went the wrong way: divide by 64", 51200.0),
     ("check_5_5", "both change it", 400),
-    ("check_5_5", "expected 12.5", 13),
+    ("check_5_5", "divide their whole loss by 64, then", 13),
+    ("check_5_5", "divide their whole loss by 64, then", torch.tensor(12.0)),
     ("check_5_5", "got str", "many"),
     ("check_5_5", "expected a single number", torch.ones(2)),
 ]
@@ -110,3 +121,8 @@ def test_mistakes_are_named(capsys, check, words, answer):
 @pytest.mark.parametrize("check", FUNCTIONS)
 def test_an_answer_that_raises(capsys, check):
     assert "stopped with ZeroDivisionError" in verdict(capsys, check, lambda *arguments: 1 / 0)
+
+
+@pytest.mark.parametrize("near", [12.4, 13, 12, torch.tensor(12.0)])
+def test_a_near_miss_is_not_given_the_answer(capsys, near):
+    assert "12.5" not in verdict(capsys, "check_5_5", near)
