@@ -45,7 +45,7 @@ For comparison: L2, which replaces each F_i by their mean, and training on both 
 
 EPILOG = """\
 examples:
-  python -m contlearn                           the defaults: about 45 seconds on two cores
+  python -m contlearn                           the defaults: about 50 seconds on two cores
   python -m contlearn --acts-only               the three acts alone
   python -m contlearn --importance 1000         hold MNIST harder; Fashion-MNIST pays
   python -m contlearn --seeds 0 1 2 3 4         mean and standard error of five runs
