@@ -180,10 +180,12 @@ class _Layer:
     def sums_of_squares(self, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
         """Σ_n Σ_v (∂/∂W)² and Σ_n Σ_v (∂/∂b)², from ∂/∂z for each v: (G, O, I) and (G, O)."""
         a, gs = self.patches(), [self.gradients(g) for g in gradients]
-        bias = sum((g.sum(-1).square().sum(0) for g in gs), start=torch.zeros_like(gs[0][0, ..., 0]))
         if a.shape[-1] == 1:  # (g aᵀ)² = g² (a²)ᵀ, so one product serves all images and all v, eq. (4.10)
-            g2 = torch.stack(gs).square().sum(0)
-            return {"weight": torch.einsum("ngot,ngit->goi", g2, a.square()), "bias": bias}
+            g2 = torch.zeros_like(gs[0])
+            for g in gs:
+                g2.addcmul_(g, g)
+            return {"weight": torch.einsum("ngot,ngit->goi", g2, a.square()), "bias": g2.sum((0, 3))}
+        bias = sum((g.sum(-1).square().sum(0) for g in gs), start=torch.zeros_like(gs[0][0, ..., 0]))
         weight = torch.zeros_like(bias[..., None] * a[0, :, None, :, 0])
         some = max(1, _BUDGET // weight.numel())
         for g in gs:

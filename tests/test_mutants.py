@@ -47,8 +47,9 @@ MUTANTS = {
         "loop and conv2d and exact",
     ),
     "gradients of the bias summed over the batch, then squared": Mutant(
-        "fisher", "g.sum(-1).square().sum(0) for", "g.sum(-1).sum(0).square() for", "loop and mlp and exact"
+        "fisher", "g.sum(-1).square().sum(0) for", "g.sum(-1).sum(0).square() for", "loop and conv2d and exact"
     ),
+    "only the last class counted": Mutant("fisher", "g2.addcmul_(g, g)", "g2.copy_(g * g)", "loop and mlp and exact"),
     "square of each position, not of the image": Mutant(
         "fisher", "g.sum(-1).square().sum(0) for", "g.square().sum(-1).sum(0) for", "loop and conv2d and exact"
     ),
