@@ -3,13 +3,14 @@
 from contlearn.data import Task, joint, load_fashion_mnist, load_mnist, permuted, split
 from contlearn.ewc import EWC
 from contlearn.fisher import diagonal_fisher
-from contlearn.models import MLP, load_checkpoint, save_checkpoint
+from contlearn.models import MLP, Masked, load_checkpoint, save_checkpoint
 from contlearn.training import History, accuracy, train
 
 __all__ = [
     "EWC",
     "MLP",
     "History",
+    "Masked",
     "Task",
     "accuracy",
     "diagonal_fisher",

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +44,34 @@ class MLP(nn.Sequential):
             )
         logits: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return logits
+
+
+class Masked(nn.Module):
+    """A model that may only answer with some of its classes: in task-incremental learning, those of the task at hand.
+
+    The logits of all other classes become −10⁹, and so their probabilities zero. The model inside is shared, not
+    copied: what is trained through one mask is seen through every other. Its parameters are called `model.…`.
+
+    Input: what the model takes. Output: logits of the model's shape (N, C).
+
+    Raises:
+        ValueError: `classes` is empty, or the model has no logit for one of them.
+    """
+
+    def __init__(self, model: nn.Module, classes: Iterable[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.classes = sorted(classes)
+        if not self.classes:
+            raise ValueError("classes is empty: name the labels that the model may answer with, such as task.classes")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs)
+        if not 0 <= self.classes[0] <= self.classes[-1] < logits.shape[1]:
+            raise ValueError(f"classes={self.classes}: the model has logits for 0 to {logits.shape[1] - 1} only")
+        hidden = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        hidden[self.classes] = False
+        return logits.masked_fill(hidden, -1e9)
 
 
 def device_of(model: nn.Module) -> torch.device:
