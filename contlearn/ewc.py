@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from contlearn.fisher import Estimator, diagonal_fisher
+from contlearn.fisher import Estimator, KroneckerFisher
+from contlearn.quadratics import Diagonal, Kronecker
 
 Anchor = Literal["optima", "latest"]
+Structure = Literal["diagonal", "kronecker"]
+_STRUCTURES: dict[str, type[Diagonal] | type[Kronecker]] = {"diagonal": Diagonal, "kronecker": Kronecker}
 
 
 class EWC:
@@ -18,6 +21,9 @@ class EWC:
 
     However many tasks, it is held as one quadratic, ½ λ [Σ_i S_i (θ_i − μ_i)² + c]: with S = Σ F_k and
     μ = Σ F_k θ*_k / S (element-wise) and one number c, its value and gradient are exactly those of the sum.
+
+    With Kronecker factors in place of the diagonal it is ½ λ Σ_l tr(ΔW_lᵀ G_l ΔW_l A_l), eq. (7.4), ΔW_l being how far
+    weights and bias of layer l are from the newest θ*; of several tasks, the A are averaged and the G summed.
 
     >>> ewc = EWC(importance=100)
     >>> ewc.consolidate(model, old_loader)                            # after training on the old task
@@ -30,30 +36,52 @@ class EWC:
             (online EWC, Schwarz et al. 2018, arXiv:1805.06370).
         anchor: `"optima"`: every task keeps its own θ*_k (Kirkpatrick et al. 2017, 10.1073/pnas.1611835114).
             `"latest"`: the summed S is centred on the newest θ* alone (Huszár 2018, 10.1073/pnas.1717042115).
+            By default `"optima"` for the diagonal; Kronecker factors are always centred on the latest.
+        structure: `"diagonal"`: each parameter by itself. `"kronecker"`: also how those of one layer hang together
+            (Ritter, Botev and Barber 2018, arXiv:1805.07810). Its eigenvalues are large, so take `proximal_step`, every
+            ten steps or so, rather than the gradient.
 
     Attributes:
         tasks: how many tasks were consolidated.
-        precision: S, keyed and shaped like the parameters.
-        center: μ, likewise.
+        quadratic: the form (θ−μ)ᵀ S (θ−μ) + c itself, a `Diagonal` or a `Kronecker`.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or two do not go together.
     """
 
-    def __init__(self, importance: float, decay: float = 1.0, anchor: Anchor = "optima") -> None:
+    def __init__(
+        self,
+        importance: float,
+        decay: float = 1.0,
+        anchor: Anchor | None = None,
+        structure: Structure = "diagonal",
+    ) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay={decay}: expected a number from 0 (forget earlier tasks) to 1 (keep them)")
-        if anchor not in get_args(Anchor):
+        if anchor is not None and anchor not in get_args(Anchor):
             raise ValueError(f"anchor={anchor!r}: expected one of {', '.join(map(repr, get_args(Anchor)))}")
+        if structure not in _STRUCTURES:
+            raise ValueError(f"structure={structure!r}: expected one of {', '.join(map(repr, _STRUCTURES))}")
+        if structure == "kronecker" and anchor == "optima":
+            raise ValueError(
+                "anchor='optima' needs structure='diagonal': a sum of Kronecker products is no such product"
+            )
         self.importance = importance
         self.decay = decay
-        self.anchor = anchor
+        self.structure = structure
+        self.anchor: Anchor = anchor or ("optima" if structure == "diagonal" else "latest")
         self.tasks = 0
-        self.constant = 0.0
-        self.precision: dict[str, Tensor] = {}
-        self.center: dict[str, Tensor] = {}
-        self._pull: tuple[float, list[Tensor]] | None = None
-        self._offsets: list[Tensor] = []
+        self.quadratic: Diagonal | Kronecker = _STRUCTURES[structure]()
+
+    @property
+    def precision(self) -> dict[str, Tensor]:
+        """S, or its diagonal, keyed and shaped like the parameters."""
+        return self.quadratic.precision
+
+    @property
+    def center(self) -> dict[str, Tensor]:
+        """μ, keyed and shaped like the parameters."""
+        return self.quadratic.center
 
     @property
     def importance(self) -> float:
@@ -67,50 +95,32 @@ class EWC:
         self._importance = float(value)
 
     def consolidate(self, model: nn.Module, loader: Iterable[Any], estimator: Estimator = "exact") -> None:
-        """Add a task: its θ* is the model's weights now, its F is `diagonal_fisher(model, loader, estimator)`.
+        """Add a task: its θ* is the model's weights now, its F is measured on all images of `loader`.
 
         Call it when training on the task is over, with the task's training data. The data are not needed again.
 
         Raises:
-            ValueError, FloatingPointError: as `diagonal_fisher`, or a parameter has changed its shape since an earlier
-                task. Nothing is added then.
+            ValueError, FloatingPointError: as `diagonal_fisher` and `kronecker_fisher`, or a parameter has changed its
+                shape since an earlier task. Nothing is added then.
         """
-        self.add(diagonal_fisher(model, loader, estimator), dict(model.named_parameters()))
+        self.add(self.quadratic.measure(model, loader, estimator), dict(model.named_parameters()))
 
-    def add(self, fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
-        """Add a task of which F and θ* are known already; both keyed like `model.named_parameters()`.
+    def add(self, fisher: Mapping[str, Tensor] | KroneckerFisher, anchor: Mapping[str, Tensor]) -> None:
+        """Add a task of which F, in this EWC's structure, and θ* are known already; as `diagonal_fisher` and
+        `kronecker_fisher` return it, and keyed like `model.named_parameters()`.
 
         Raises:
+            TypeError: F has the other structure.
             ValueError: F is negative or not finite somewhere, or a shape differs. Nothing is added then.
         """
-        precision, center, constant = dict(self.precision), dict(self.center), self.decay * self.constant
-        for name in center:
-            precision[name] = self.decay * precision[name]
-        for name, f in fisher.items():
-            theta = anchor[name].detach().to(f.dtype)
-            if theta.shape != f.shape or (name in center and center[name].shape != f.shape):
-                shape = tuple(center.get(name, theta).shape)
-                raise ValueError(f"{name}: F has shape {tuple(f.shape)}, but the weights have {shape}")
-            if not bool(torch.isfinite(f).all() and (f >= 0).all() and torch.isfinite(theta).all()):
-                raise ValueError(f"{name}: F must be finite and not negative, and θ* finite; did training diverge?")
-            if name not in center:
-                precision[name], center[name] = f.clone(), theta.clone()
-                continue
-            old, total = precision[name], precision[name] + f
-            share = torch.where(total > 0, f / total, 1)  # of the new task; all of it where no task needs the weight
-            step = theta - center[name]
-            # S_old (θ−μ_old)² + F (θ−θ*)² = (S_old+F) (θ−μ)² + S_old·F/(S_old+F) (θ*−μ_old)²
-            constant += float((old * share * step.square()).sum(dtype=torch.float64))
-            precision[name], center[name] = total, center[name] + share * step
-        if self.anchor == "latest":
-            center.update({name: anchor[name].detach().to(f.dtype).clone() for name, f in fisher.items()})
-            constant = 0.0
-        self.precision, self.center, self.constant = precision, center, constant
+        if isinstance(fisher, KroneckerFisher) != (self.structure == "kronecker"):
+            raise TypeError(f"this EWC has structure={self.structure!r}: take F from {self.structure}_fisher()")
+        f: Any = fisher  # of the quadratic's own kind
+        self.quadratic = self.quadratic.with_task(f, anchor, self.decay, latest=self.anchor == "latest")
         self.tasks += 1
-        self._pull, self._offsets = None, []
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """½ λ [Σ_i S_i (θ_i − μ_i)² + c], eq. (5.2): a scalar to be added to the loss, zero before the first task.
+        """½ λ [(θ−μ)ᵀ S (θ−μ) + c], eq. (5.2) and (7.4): a scalar to add to the loss, zero before the first task.
 
         Its gradient λ S (θ − μ), eq. (5.4), is computed in closed form, at a cost that does not grow with the tasks.
         Gradient descent with it is stable while η·λ·max S < 2, eq. (5.5).
@@ -119,16 +129,10 @@ class EWC:
             ValueError: the model lacks parameters that were consolidated, or has them in another shape or on another
                 device.
         """
-        names, parameters = self._matched(model)
-        if not names:
+        parameters = self._matched(model)
+        if not parameters:
             return torch.zeros((), device=next(model.parameters()).device)
-        value: Tensor = _Quadratic.apply(  # type: ignore[no-untyped-call]
-            self.importance,
-            self.constant,
-            [self.precision[name] for name in names],
-            [self.center[name] for name in names],
-            *parameters,
-        )
+        value: Tensor = _Penalty.apply(self.importance, self.quadratic, *parameters)  # type: ignore[no-untyped-call]
         return value
 
     @torch.no_grad()
@@ -140,21 +144,15 @@ class EWC:
         Raises:
             ValueError: as `penalty`.
         """
-        names, parameters = self._matched(model)
-        if [o.dtype for o in self._offsets] != [p.dtype for p in parameters]:
-            self._offsets = [torch.empty_like(p) for p in parameters]  # kept: memory anew at each step costs as much
-        for name, p, offset in zip(names, parameters, self._offsets, strict=True):
-            if p.requires_grad:
-                torch.sub(p, self.center[name], out=offset)  # θ − μ
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                p.grad.addcmul_(self.precision[name].to(p.dtype), offset, value=self.importance)
+        self.quadratic.add_pull(self._matched(model), self.importance)
 
     @torch.no_grad()
     def proximal_step(self, model: nn.Module, lr: float) -> None:
-        """θ ← argmin_θ' ½‖θ' − θ‖² + η·penalty(θ') = (θ + ηλSμ) / (1 + ηλS), eq. (5.6), in place.
+        """θ ← argmin_θ' ½‖θ' − θ‖² + η·penalty(θ'), in place: for the diagonal (θ + ηλSμ) / (1 + ηλS), eq. (5.6), for
+        Kronecker factors eq. (7.6).
 
         Call it after a step of the optimiser on the loss alone, with the same learning rate η; every k steps, with kη.
-        It is an interpolation from θ towards μ, so it is stable for every λ (Parikh and Boyd 2014, 10.1561/2400000003,
+        It only ever leads from θ towards μ, so it is stable for every λ (Parikh and Boyd 2014, 10.1561/2400000003,
         section 1.1).
 
         Raises:
@@ -162,14 +160,7 @@ class EWC:
         """
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={lr}: the learning rate must be finite and not negative")
-        names, parameters = self._matched(model)
-        strength = lr * self.importance
-        if self._pull is None or self._pull[0] != strength:
-            scaled = [strength * self.precision[name] for name in names]
-            self._pull = strength, [s / (1 + s) for s in scaled]  # ηλS / (1 + ηλS), kept while η and λ stay
-        for p, name, weight in zip(parameters, names, self._pull[1], strict=True):
-            if p.requires_grad:
-                p.lerp_(self.center[name].to(p.dtype), weight.to(p.dtype))
+        self.quadratic.step(self._matched(model), lr * self.importance)
 
     def largest_stable_importance(self, lr: float) -> float:
         """The λ at which gradient descent on the penalty begins to diverge: 2 / (η · max S), eq. (5.5).
@@ -179,14 +170,26 @@ class EWC:
         """
         if not (math.isfinite(lr) and lr > 0):
             raise ValueError(f"lr={lr}: the learning rate must be positive and finite, such as 0.1")
-        curvature = max((float(s.max()) for s in self.precision.values()), default=0.0)
+        curvature = self.quadratic.curvature()
         return 2 / (lr * curvature) if curvature > 0 else math.inf
+
+    def grow(self, model: nn.Module) -> None:
+        """Go on with a model whose parameters have got new rows at their end, as an output layer for more classes has.
+
+        Old rows stay protected; the new ones are free until the next `consolidate`.
+
+        Raises:
+            ValueError: the model lacks a parameter, or has it changed in another way. Nothing is changed then.
+        """
+        own = dict(model.named_parameters())
+        missing = [name for name in self.center if name not in own]
+        if missing:
+            raise ValueError(f"the model has no parameter {missing[0]!r}; it has {', '.join(own)}")
+        self.quadratic = self.quadratic.grown({name: own[name].shape for name in self.center})
 
     def to(self, device: torch.device | str) -> "EWC":
         """Move S and μ to `device`, and return self."""
-        self.precision = {name: t.to(device) for name, t in self.precision.items()}
-        self.center = {name: t.to(device) for name, t in self.center.items()}
-        self._pull, self._offsets = None, []
+        self.quadratic = self.quadratic.mapped(lambda tensor: tensor.to(device))
         return self
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,10 +198,9 @@ class EWC:
             "importance": self.importance,
             "decay": self.decay,
             "anchor": self.anchor,
+            "structure": self.structure,
             "tasks": self.tasks,
-            "constant": self.constant,
-            "precision": {name: t.clone() for name, t in self.precision.items()},
-            "center": {name: t.clone() for name, t in self.center.items()},
+            **self.quadratic.mapped(torch.clone).state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -208,48 +210,41 @@ class EWC:
             ValueError: `state` is no state of an `EWC`. Nothing is changed then.
         """
         try:
-            new = EWC(state["importance"], state["decay"], state["anchor"])
-            new.tasks, new.constant = int(state["tasks"]), float(state["constant"])
-            new.precision = {name: t.clone() for name, t in state["precision"].items()}
-            new.center = {name: t.clone() for name, t in state["center"].items()}
-            matching = {k: t.shape for k, t in new.precision.items()} == {k: t.shape for k, t in new.center.items()}
-        except (KeyError, TypeError, AttributeError) as error:
+            new = EWC(state["importance"], state["decay"], state["anchor"], state["structure"])
+            new.tasks = int(state["tasks"])
+            new.quadratic = _STRUCTURES[new.structure].from_state(state).mapped(torch.clone)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"this is no state_dict of an EWC: {error!r}") from error
-        if not matching:
-            raise ValueError("this is no state_dict of an EWC: precision and center differ in names or shapes")
         self.__dict__.update(new.__dict__)
 
-    def _matched(self, model: nn.Module) -> tuple[list[str], list[nn.Parameter]]:
-        """The consolidated parameters of the model, in the order of `precision`."""
+    def _matched(self, model: nn.Module) -> list[nn.Parameter]:
+        """The consolidated parameters of the model, in the order of `center`."""
         own = dict(model.named_parameters())
-        for name, s in self.precision.items():
+        center = self.center
+        for name, m in center.items():
             p = own.get(name)
-            if p is None or p.shape != s.shape:
+            if p is None or p.shape != m.shape:
                 found = "no such parameter" if p is None else f"shape {tuple(p.shape)}"
+                remedy = "" if p is None else " (ewc.grow(model) accepts new rows)"
                 raise ValueError(
-                    f"the model is not the one that was consolidated: expected {name} of shape {tuple(s.shape)}, "
-                    f"found {found}; the model has {', '.join(own) or 'no parameters'}"
+                    f"the model is not the one that was consolidated: expected {name} of shape {tuple(m.shape)}, "
+                    f"found {found}{remedy}; the model has {', '.join(own) or 'no parameters'}"
                 )
-            if p.device != s.device:
-                raise ValueError(f"the model is on {p.device}, EWC on {s.device}: call ewc.to({str(p.device)!r})")
-        return list(self.precision), [own[name] for name in self.precision]
+            if p.device != m.device:
+                raise ValueError(f"the model is on {p.device}, EWC on {m.device}: call ewc.to({str(p.device)!r})")
+        return [own[name] for name in center]
 
 
-class _Quadratic(torch.autograd.Function):
-    """½ λ [Σ S (θ − μ)² + c] of several tensors, and its gradient λ S (θ − μ)."""
+class _Penalty(torch.autograd.Function):
+    """½ λ [(θ−μ)ᵀ S (θ−μ) + c], and its gradient λ S (θ − μ)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, importance: float, constant: float, precision: list[Tensor], center: list[Tensor], *theta: Tensor
-    ) -> Tensor:
-        offsets = [t - m for t, m in zip(theta, center, strict=True)]  # θ − μ
-        ctx.pulls = [s * o for s, o in zip(precision, offsets, strict=True)]  # S (θ − μ)
+    def forward(ctx: Any, importance: float, quadratic: Diagonal | Kronecker, *theta: Tensor) -> Tensor:
+        value, ctx.pulls = quadratic.pull(theta)
         ctx.importance = importance
-        products = [torch.dot(o.flatten(), s.flatten()) for o, s in zip(offsets, ctx.pulls, strict=True)]
-        value: Tensor = 0.5 * importance * (torch.stack(products).sum() + constant)
-        return value
+        return 0.5 * importance * value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, None, *(ctx.importance * gradient * pull for pull in ctx.pulls)
+        return None, None, *(ctx.importance * gradient * pull for pull in ctx.pulls)

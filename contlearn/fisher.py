@@ -1,4 +1,6 @@
-"""The diagonal of the Fisher information: how sharply each parameter of a classifier is determined by a task.
+"""The Fisher information: how sharply the parameters of a classifier are determined by a task.
+
+`diagonal_fisher` keeps the diagonal of the matrix, `kronecker_fisher` two small factors for the block of each layer.
 
 Four estimators share one piece of code. For image n they differ only in the vectors v that are sent backwards from the
 logits in place of the loss's gradient; with p = softmax(logits), eq. (2.2), and e_c the c-th unit vector,
@@ -16,7 +18,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +70,116 @@ def diagonal_fisher(
         ValueError: unknown estimator, empty loader, nothing trainable, or model and data that do not fit together.
         FloatingPointError: a logit is not finite.
     """
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}")
+    trainable = _trainable(model)
+    fisher = {name: torch.zeros_like(p, dtype=_at_least_float32(p)) for name, p in trainable.items()}
+    count = 0
+    for images, logits, vectors, layers in _sweep(model, loader, estimator, generator, progress):
+        by_layer = {name for layer in layers for name in layer.names.values()}
+        others = {name: p.detach() for name, p in trainable.items() if name not in by_layer}
+        for name, squares in _layer_by_layer(layers, logits, vectors):
+            fisher[name] += squares
+        for name, squares in _image_by_image(model, others, images, vectors):
+            fisher[name] += squares
+        count += len(images)
+    return {name: total / count for name, total in fisher.items()}
+
+
+class Factors(NamedTuple):
+    """The block of the Fisher information that belongs to one layer, approximately A ⊗ G, eq. (7.3).
+
+    Attributes:
+        a: A = E[a aᵀ], (I+1, I+1), of the layer's inputs followed by a one for the bias; (I, I) without a bias.
+        g: G = E[g gᵀ], (O, O), of the log-likelihood's gradients with respect to the layer's outputs.
+        parameters: the names of the weight and, where it is trainable, the bias.
+    """
+
+    a: Tensor
+    g: Tensor
+    parameters: tuple[str, ...]
+
+
+class KroneckerFisher(NamedTuple):
+    """What `kronecker_fisher` returns: factors by name of the layer, and the diagonal of what has none."""
+
+    factors: dict[str, Factors]
+    diagonal: dict[str, Tensor]
+
+
+def kronecker_fisher(
+    model: nn.Module,
+    loader: Iterable[Any],
+    estimator: Estimator = "exact",
+    *,
+    generator: torch.Generator | None = None,
+    progress: bool = True,
+) -> KroneckerFisher:
+    """Kronecker factors A and G of the Fisher information of each layer, averaged over all images of the loader.
+
+    The block of a linear layer is E[(a ⊗ g)(a ⊗ g)ᵀ]; it is replaced by E[a aᵀ] ⊗ E[g gᵀ], eq. (7.3), as if inputs and
+    gradients were independent (Martens and Grosse 2015, arXiv:1503.05671, equation 1; for EWC: Ritter, Botev and Barber
+    2018, arXiv:1805.07810). Of a convolution, a are the patches, summed over their places, while g gᵀ is averaged over
+    them (Grosse and Martens 2016, arXiv:1602.01407, theorem 1); of a linear layer called on sequences, likewise.
+
+    Whatever `diagonal_fisher` has no closed form for, grouped convolutions, and layers of which the weight is frozen
+    get their diagonal, eq. (4.3), instead.
+
+    Arguments and errors are those of `diagonal_fisher`; the factors have its dtype and device.
+
+    Raises:
+        ValueError: also if a layer has factors for inputs of one shape and none for those of another.
+    """
+    trainable = _trainable(model)
+    name_of = {module: name for name, module in model.named_modules()}
+    inputs: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+    parameters: dict[str, tuple[str, ...]] = {}
+    places: dict[str, int] = {}
+    diagonal: dict[str, Tensor] = {}
+    count = 0
+    for images, logits, vectors, layers in _sweep(model, loader, estimator, generator, progress):
+        factored = [layer for layer in layers if layer.groups == 1 and "weight" in layer.names]
+        own = {name_of[layer.module]: tuple(layer.names.values()) for layer in factored}
+        if count and own != parameters:
+            raise ValueError(
+                f"with inputs of shape {tuple(images.shape[1:])} the layers that have Kronecker factors are "
+                f"{list(own)}, but before they were {list(parameters)}; structure='diagonal' takes both"
+            )
+        parameters = own
+        for layer, found in zip(factored, _gradients(factored, logits, vectors), strict=True):
+            name = name_of[layer.module]
+            a, g = layer.products(found)
+            inputs[name] = inputs[name] + a if count else a
+            gradients[name] = gradients[name] + g if count else g
+            places[name] = places.get(name, 0) + layer.outputs.numel() // len(g)
+        done = {name for names in parameters.values() for name in names}
+        plain = [layer for layer in layers if layer not in factored]
+        by_layer = {name for layer in plain for name in layer.names.values()}
+        others = {name: p.detach() for name, p in trainable.items() if name not in done | by_layer}
+        for name, squares in chain(
+            _layer_by_layer(plain, logits, vectors), _image_by_image(model, others, images, vectors)
+        ):
+            diagonal[name] = diagonal[name] + squares if name in diagonal else squares
+        count += len(images)
+    factors = {
+        name: Factors(inputs[name] / count, gradients[name] / places[name], names) for name, names in parameters.items()
+    }
+    return KroneckerFisher(factors, {name: total / count for name, total in diagonal.items()})
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError("the model has no trainable parameter: set requires_grad=True on those that EWC shall protect")
-    fisher = {name: torch.zeros_like(p, dtype=_at_least_float32(p)) for name, p in trainable.items()}
+    return trainable
+
+
+def _sweep(
+    model: nn.Module, loader: Iterable[Any], estimator: Estimator, generator: torch.Generator | None, progress: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor, "list[_Layer]"]]:
+    """Once through the loader: images, their logits, the vectors to send backwards, the layers with a closed form."""
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}")
+    trainable = _trainable(model)
     silent = not progress or "TQDM_DISABLE" in os.environ
     with (
         mode(model, training=False),  # dropout off, batch-norm statistics neither taken from the batch nor changed
@@ -82,22 +188,14 @@ def diagonal_fisher(
         stream = batches(loader, device_of(model))
         first = next(stream)
         layers, chunk = _closed_form_layers(model, *first, trainable)
-        probed, count = first[0].shape[1:], 0
+        probed = first[0].shape[1:]
         for images, labels in _regrouped(chain([first], stream), chunk):
             if images.shape[1:] != probed:  # a sequence of another length may call a layer another number of times
                 layers, probed = _closed_form_layers(model, images, labels, trainable)[0], images.shape[1:]
-            by_layer = {name for layer in layers for name in layer.names.values()}
-            others = {name: p.detach() for name, p in trainable.items() if name not in by_layer}
             with torch.enable_grad(), _recording(layers):
                 logits = classify(model, images, labels)
-            vectors = _output_vectors(logits.detach(), labels, estimator, generator)
-            for name, squares in _layer_by_layer(layers, logits, vectors):
-                fisher[name] += squares
-            for name, squares in _image_by_image(model, others, images, vectors):
-                fisher[name] += squares
-            count += len(images)
+            yield images, logits, _output_vectors(logits.detach(), labels, estimator, generator), layers
             bar.update(len(images))
-    return {name: total / count for name, total in fisher.items()}
 
 
 def _at_least_float32(p: Tensor) -> torch.dtype:
@@ -193,6 +291,16 @@ class _Layer:
                 weight += (g_part @ a_part.mT).square().sum(0)  # per image g aᵀ, eq. (4.9), then its square
         return {"weight": weight, "bias": bias}
 
+    def products(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, and Σ_n Σ_v Σ_t g gᵀ; one group only."""
+        a = self.patches()[:, 0].mT.flatten(0, 1)  # (N·T, I)
+        if "bias" in self.names:
+            a = torch.cat((a, a.new_ones(len(a), 1)), 1)
+        g2 = sum(
+            (g.T @ g for g in (self.gradients(g)[:, 0].mT.flatten(0, 1) for g in gradients)), start=torch.zeros(())
+        )
+        return a.T @ a, g2
+
 
 @contextmanager
 def _recording(layers: list[_Layer]) -> Iterator[None]:
@@ -263,13 +371,18 @@ def _agrees(layer: _Layer, g: Tensor, n: int, expected: dict[str, Tensor | None]
     return True
 
 
-def _layer_by_layer(layers: list[_Layer], logits: Tensor, vectors: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """For each closed-form layer, Σ_n Σ_v (∂/∂θ)² over the images and vectors, from gradients at its outputs alone."""
+def _gradients(layers: Sequence[_Layer], logits: Tensor, vectors: Tensor) -> list[tuple[Tensor, ...]]:
+    """For each layer, ∂/∂z for each vector v that is sent backwards from the logits."""
     if not layers:
-        return
+        return []
     outputs = [layer.outputs for layer in layers]
     found = [torch.autograd.grad(logits, outputs, v, retain_graph=True) for v in vectors]
-    for layer, gradients in zip(layers, zip(*found, strict=True), strict=True):
+    return list(zip(*found, strict=True))
+
+
+def _layer_by_layer(layers: Sequence[_Layer], logits: Tensor, vectors: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """For each closed-form layer, Σ_n Σ_v (∂/∂θ)² over the images and vectors, from gradients at its outputs alone."""
+    for layer, gradients in zip(layers, _gradients(layers, logits, vectors), strict=True):
         squares = layer.sums_of_squares(gradients)
         for kind, name in layer.names.items():
             yield name, squares[kind].reshape(getattr(layer.module, kind).shape)

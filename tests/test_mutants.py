@@ -68,43 +68,61 @@ MUTANTS = {
     "eval() forgotten": Mutant(
         "fisher", "mode(model, training=False)", "mode(model, training=model.training)", "dropout"
     ),
-    "one image too many counted": Mutant("fisher", "total / count for", "total / (count + 1) for", "softmax and hand"),
-    "batches counted instead of images": Mutant("fisher", "count += len(images)", "count += 1", "softmax and hand"),
+    "one image too many counted": Mutant(
+        "fisher",
+        "total / count for name, total in fisher",
+        "total / (count + 1) for name, total in fisher",
+        "softmax and hand",
+    ),
+    "batches counted instead of images": Mutant(
+        "fisher",
+        "count += len(images)\n    return {",
+        "count += 1\n    return {",
+        "softmax and hand",
+    ),
     "last chunk only": Mutant(
         "fisher",
-        "layers, logits, vectors):\n                fisher[name] += squares",
-        "layers, logits, vectors):\n                fisher[name] = squares",
+        "layers, logits, vectors):\n            fisher[name] += squares",
+        "layers, logits, vectors):\n            fisher[name] = squares",
         "chunks and mlp",
     ),
     "activations changed in place": Mutant("fisher", "return output.clone()", "return output", "in-place and closed"),
-    "½ missing": Mutant("ewc", "0.5 * importance * (", "importance * (", "half_by_hand"),
+    "½ missing": Mutant("ewc", "0.5 * importance * value", "importance * value", "half_by_hand"),
     "old F overwritten": Mutant(
-        "ewc", "old, total = precision[name], precision[name] + f", "old, total = precision[name], f", "tasks_by_hand"
+        "quadratics",
+        "old, total = precision[name], precision[name] + f",
+        "old, total = precision[name], f",
+        "tasks_by_hand",
     ),
     "old F counted twice": Mutant(
-        "ewc", "old, total = precision[name], precision[name] + f", "old = total = precision[name] + f", "tasks_by_hand"
+        "quadratics",
+        "old, total = precision[name], precision[name] + f",
+        "old = total = precision[name] + f",
+        "tasks_by_hand",
     ),
-    "newest anchor for all tasks": Mutant("ewc", "center[name] + share * step", "theta", "tasks_by_hand"),
-    "constant of earlier tasks lost": Mutant("ewc", "constant += float(", "constant = float(", "sum_over_tasks and 10"),
+    "newest anchor for all tasks": Mutant("quadratics", "center[name] + share * step", "theta", "tasks_by_hand"),
+    "constant of earlier tasks lost": Mutant(
+        "quadratics", "constant += float(", "constant = float(", "sum_over_tasks and 10"
+    ),
     "decay of the new task": Mutant(
-        "ewc",
-        "precision[name] = self.decay * precision[name]",
-        "fisher = {n: self.decay * f if n == name else f for n, f in fisher.items()}",
+        "quadratics",
+        "precision = {name: decay * s for name, s in self.precision.items()}",
+        "precision = dict(self.precision); fisher = {n: decay * f for n, f in fisher.items()}",
         "sum_over_tasks and 2-",
     ),
     "anchor is the live weights": Mutant(
-        "ewc", "center[name] = f.clone(), theta.clone()", "center[name] = f.clone(), theta", "right_after_it"
+        "quadratics", "center[name] = f.clone(), theta.clone()", "center[name] = f.clone(), theta", "right_after_it"
     ),
     "weights compared with themselves": Mutant(
-        "ewc", "[self.center[name] for name in names],", "[p.detach() for p in parameters],", "half_by_hand"
+        "quadratics", "offsets = [p - m for p, m", "offsets = [p - p for p, m", "half_by_hand"
     ),
     "η missing in the proximal step": Mutant(
-        "ewc", "strength = lr * self.importance", "strength = self.importance", "proximal_step_by_hand"
+        "ewc", "lr * self.importance)", "self.importance)", "proximal_step_by_hand"
     ),
     "explicit step instead of the proximal one": Mutant(
-        "ewc", "[s / (1 + s) for s in scaled]", "scaled", "proximal_step_by_hand"
+        "quadratics", "[s / (1 + s) for s in scaled]", "scaled", "proximal_step_by_hand"
     ),
-    "stale proximal step": Mutant("ewc", "or self._pull[0] != strength", "", "forgets_what_it_had_prepared"),
+    "stale proximal step": Mutant("quadratics", "or self._weights[0] != strength", "", "forgets_what_it_had_prepared"),
 }
 
 
@@ -148,7 +166,7 @@ def running(
                 file = folder / "contlearn" / f"{mutant.module}.py"
                 text = file.read_text(encoding="utf-8")
                 file.write_text(text.replace(mutant.original, mutant.mistake), encoding="utf-8")
-            modules = [mutant.module] if mutant else ["ewc", "fisher"]
+            modules = [{"quadratics": "ewc"}.get(mutant.module, mutant.module)] if mutant else ["ewc", "fisher"]
             tests = mutant.tests if mutant else " or ".join(f"({m.tests})" for m in MUTANTS.values())
             started[name] = folder, pool.submit(run, folder, modules, tests)
         yield started

@@ -1,0 +1,280 @@
+"""The two structures in which the quadratic of EWC is held: a diagonal, or Kronecker factors for each layer.
+
+Both stand for one form (θ−μ)ᵀ S (θ−μ) + c over the parameters of a model, however many tasks went into it, and answer
+the same four questions: what is the form after one more task, what are its value and its pull S (θ−μ), and where does
+its proximal step lead. They never change: a new task makes a new one. λ and the ½ are the business of `EWC`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from contlearn.fisher import Estimator, Factors, KroneckerFisher, diagonal_fisher, kronecker_fisher
+
+
+class Diagonal:
+    """Σ_i S_i (θ_i − μ_i)² + c, with S and μ keyed and shaped like the parameters."""
+
+    def __init__(
+        self,
+        precision: Mapping[str, Tensor] | None = None,
+        center: Mapping[str, Tensor] | None = None,
+        constant: float = 0,
+    ) -> None:
+        self.precision, self.center, self.constant = dict(precision or {}), dict(center or {}), float(constant)
+        if {name: s.shape for name, s in self.precision.items()} != {name: m.shape for name, m in self.center.items()}:
+            raise ValueError("precision and center differ in names or shapes")
+        self._weights: tuple[float, list[Tensor]] | None = None
+        self._offsets: list[Tensor] = []
+
+    @staticmethod
+    def measure(model: nn.Module, loader: Iterable[Any], estimator: Estimator) -> dict[str, Tensor]:
+        """F of a task, in the form that `with_task` takes."""
+        return diagonal_fisher(model, loader, estimator)
+
+    def with_task(
+        self, fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor], decay: float, latest: bool
+    ) -> "Diagonal":
+        """γS + F, centred where the sum has its minimum or, if `latest`, on the new θ*."""
+        precision = {name: decay * s for name, s in self.precision.items()}
+        center, constant = dict(self.center), decay * self.constant
+        for name, f in fisher.items():
+            theta = _checked(name, f, anchor[name], center.get(name))
+            if name not in center:
+                precision[name], center[name] = f.clone(), theta.clone()
+                continue
+            old, total = precision[name], precision[name] + f
+            share = torch.where(total > 0, f / total, 1)  # of the new task; all of it where no task needs the weight
+            step = theta - center[name]
+            # S_old (θ−μ_old)² + F (θ−θ*)² = (S_old+F) (θ−μ)² + S_old·F/(S_old+F) (θ*−μ_old)²
+            constant += float((old * share * step.square()).sum(dtype=torch.float64))
+            precision[name], center[name] = total, theta.clone() if latest else center[name] + share * step
+        return Diagonal(precision, center, 0 if latest else constant)
+
+    def pull(self, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The form's value, a scalar, and S (θ − μ) for each parameter, half its gradient."""
+        offsets = [p - m for p, m in zip(parameters, self.center.values(), strict=True)]  # θ − μ
+        pulls = [s * o for s, o in zip(self.precision.values(), offsets, strict=True)]  # S (θ − μ)
+        products = [torch.dot(o.flatten(), s.flatten()) for o, s in zip(offsets, pulls, strict=True)]
+        return torch.stack(products).sum() + self.constant, pulls
+
+    def add_pull(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
+        """Add strength · S (θ − μ) to each parameter's `.grad`."""
+        if [o.dtype for o in self._offsets] != [p.dtype for p in parameters]:
+            self._offsets = [torch.empty_like(p) for p in parameters]  # kept: memory anew at each step costs as much
+        for p, s, m, offset in zip(
+            parameters, self.precision.values(), self.center.values(), self._offsets, strict=True
+        ):
+            if p.requires_grad:
+                torch.sub(p, m, out=offset)  # θ − μ
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                p.grad.addcmul_(s.to(p.dtype), offset, value=strength)
+
+    def step(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
+        """θ ← (θ + κSμ) / (1 + κS) with κ = strength, eq. (5.6): from θ towards μ, the further the larger S."""
+        if self._weights is None or self._weights[0] != strength:
+            scaled = [strength * s for s in self.precision.values()]
+            self._weights = strength, [s / (1 + s) for s in scaled]  # kept while κ stays
+        for p, m, weight in zip(parameters, self.center.values(), self._weights[1], strict=True):
+            if p.requires_grad:
+                p.lerp_(m.to(p.dtype), weight.to(p.dtype))
+
+    def curvature(self) -> float:
+        """The largest eigenvalue of S."""
+        return max((float(s.max()) for s in self.precision.values()), default=0.0)
+
+    def grown(self, shapes: Mapping[str, torch.Size]) -> "Diagonal":
+        """The same form over parameters that have more rows: S is zero in the new ones."""
+        precision = {name: _with_rows(name, s, shapes[name]) for name, s in self.precision.items()}
+        center = {name: _with_rows(name, m, shapes[name]) for name, m in self.center.items()}
+        return Diagonal(precision, center, self.constant)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Diagonal":
+        """The same form with `change` made to each tensor: moved to a device, or cloned."""
+        precision = {name: change(s) for name, s in self.precision.items()}
+        return Diagonal(precision, {name: change(m) for name, m in self.center.items()}, self.constant)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers."""
+        return {"precision": self.precision, "center": self.center, "constant": self.constant}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Diagonal":
+        """What `state_dict` described."""
+        return cls(state["precision"], state["center"], state["constant"])
+
+
+class Kronecker:
+    """Σ_l tr(ΔW_lᵀ G_l ΔW_l A_l), eq. (7.4), with ΔW = [W b] − [W* b*]; a diagonal for what has no factors.
+
+    A sum of Kronecker products has no closed form to step with, so the sum over the tasks is approximated by one
+    product, mean of the A's times sum of the G's, about the newest θ*.
+    """
+
+    def __init__(
+        self,
+        factors: Mapping[str, Factors] | None = None,
+        counts: Mapping[str, float] | None = None,
+        anchors: Mapping[str, Tensor] | None = None,
+        rest: Diagonal | None = None,
+    ) -> None:
+        self.factors, self.counts, self.anchors = dict(factors or {}), dict(counts or {}), dict(anchors or {})
+        self.rest = rest or Diagonal()
+        named = {name for f in self.factors.values() for name in f.parameters}
+        if self.factors.keys() != self.counts.keys() or named != self.anchors.keys():
+            raise ValueError("factors, counts and anchors differ in names")
+        self._eigen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @staticmethod
+    def measure(model: nn.Module, loader: Iterable[Any], estimator: Estimator) -> KroneckerFisher:
+        """F of a task, in the form that `with_task` takes."""
+        return kronecker_fisher(model, loader, estimator)
+
+    @property
+    def center(self) -> dict[str, Tensor]:
+        """θ* of the newest task, keyed and shaped like the parameters."""
+        return self.anchors | self.rest.center
+
+    @property
+    def precision(self) -> dict[str, Tensor]:
+        """The diagonal of S, keyed and shaped like the parameters."""
+        found: dict[str, Tensor] = {}
+        for f in self.factors.values():
+            found |= self._split(f, f.g.diagonal()[:, None] * f.a.diagonal())
+        return found | self.rest.precision
+
+    def with_task(
+        self, fisher: KroneckerFisher, anchor: Mapping[str, Tensor], decay: float, latest: bool
+    ) -> "Kronecker":
+        """The mean of the A's, the sum of the G's, tasks fading by γ, about the new θ*; `latest` is always true."""
+        factors = {layer: f._replace(g=decay * f.g) for layer, f in self.factors.items()}
+        counts = {layer: decay * count for layer, count in self.counts.items()}
+        anchors = dict(self.anchors)
+        for layer, new in fisher.factors.items():
+            for name in new.parameters:
+                if name in self.rest.precision:
+                    raise ValueError(f"{name} had no Kronecker factors in an earlier task: structure='diagonal' fits")
+            for factor in (new.a, new.g):
+                if not bool(torch.isfinite(factor).all()):
+                    raise ValueError(f"{layer}: a Kronecker factor is not finite; did training diverge?")
+            old, count = factors.get(layer), counts.get(layer, 0.0) + 1
+            if old is not None and (old.a.shape, old.g.shape) != (new.a.shape, new.g.shape):
+                raise ValueError(f"{layer} has changed its shape since an earlier task; see EWC.grow")
+            for name in new.parameters:
+                theta = anchor[name].detach().to(new.g.dtype)
+                if not bool(torch.isfinite(theta).all()):
+                    raise ValueError(f"{name}: θ* is not finite; did training diverge?")
+                anchors[name] = theta.clone()
+            if old is not None:
+                new = new._replace(a=old.a + (new.a - old.a) / count, g=old.g + new.g)
+            factors[layer], counts[layer] = new, count
+        # A layer that this task does not use has no factors, and zeros for its diagonal: nothing to add.
+        diagonal = {name: f for name, f in fisher.diagonal.items() if name in self.rest.precision or bool(f.any())}
+        for name in diagonal:
+            if name in anchors:
+                raise ValueError(f"{name} had Kronecker factors in an earlier task: structure='diagonal' fits")
+        return Kronecker(factors, counts, anchors, self.rest.with_task(diagonal, anchor, decay, latest))
+
+    def pull(self, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The form's value, a scalar, and S (θ − μ) = G ΔW A for each parameter, half its gradient."""
+        own = dict(zip(self.center, parameters, strict=True))
+        value, pulls = self.rest.pull([own[name] for name in self.rest.center]) if self.rest.center else (0.0, [])
+        found = dict(zip(self.rest.center, pulls, strict=True))
+        for f in self.factors.values():
+            offset = self._offset(f, own)  # ΔW
+            pulled = f.g @ offset @ f.a  # G ΔW A
+            value = value + (offset * pulled).sum()  # tr(ΔWᵀ G ΔW A)
+            found |= self._split(f, pulled)
+        return torch.as_tensor(value), [found[name] for name in own]
+
+    def add_pull(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
+        """Add strength · S (θ − μ) to each parameter's `.grad`."""
+        for p, pull in zip(parameters, self.pull(parameters)[1], strict=True):
+            if p.requires_grad:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                p.grad.add_(pull.to(p.dtype), alpha=strength)
+
+    def step(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
+        """ΔW ← Q_G [(Q_Gᵀ ΔW Q_A) / (1 + κ g aᵀ)] Q_Aᵀ with κ = strength, eq. (7.6): in the eigenbases of A and G."""
+        if strength == 0:
+            return
+        own = dict(zip(self.center, parameters, strict=True))
+        self.rest.step([own[name] for name in self.rest.center], strength)
+        for layer, f in self.factors.items():
+            q_a, q_g, spectrum = self._eigenbases(layer)
+            offset = q_g @ ((q_g.T @ self._offset(f, own) @ q_a) / (1 + strength * spectrum)) @ q_a.T
+            for name, part in self._split(f, offset).items():
+                if own[name].requires_grad:
+                    own[name].copy_(self.anchors[name] + part)  # W* + ΔW
+
+    def curvature(self) -> float:
+        """The largest eigenvalue of S."""
+        return max((float(self._eigenbases(layer)[2].max()) for layer in self.factors), default=0.0)
+
+    def grown(self, shapes: Mapping[str, torch.Size]) -> "Kronecker":
+        """The same form over parameters that have more rows: G is zero for the new ones."""
+        factors = {}
+        for layer, f in self.factors.items():
+            rows = shapes[f.parameters[0]][0]
+            g = _with_rows(layer, f.g, torch.Size((rows, f.g.shape[1])))
+            factors[layer] = f._replace(g=pad(g, (0, rows - f.g.shape[1])))
+        anchors = {name: _with_rows(name, m, shapes[name]) for name, m in self.anchors.items()}
+        return Kronecker(factors, self.counts, anchors, self.rest.grown(shapes))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Kronecker":
+        """The same form with `change` made to each tensor: moved to a device, or cloned."""
+        factors = {layer: f._replace(a=change(f.a), g=change(f.g)) for layer, f in self.factors.items()}
+        anchors = {name: change(m) for name, m in self.anchors.items()}
+        return Kronecker(factors, self.counts, anchors, self.rest.mapped(change))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, names and plain numbers."""
+        factors = {layer: f._asdict() for layer, f in self.factors.items()}
+        return {"factors": factors, "counts": self.counts, "anchors": self.anchors, "rest": self.rest.state_dict()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Kronecker":
+        """What `state_dict` described."""
+        factors = {layer: Factors(**f) for layer, f in state["factors"].items()}
+        return cls(factors, state["counts"], state["anchors"], Diagonal.from_state(state["rest"]))
+
+    def _offset(self, f: Factors, own: Mapping[str, Tensor]) -> Tensor:
+        """ΔW = [W b] − [W* b*], (O, I+1)."""
+        return torch.cat([(own[name] - self.anchors[name]).reshape(len(f.g), -1) for name in f.parameters], 1)
+
+    def _split(self, f: Factors, joined: Tensor) -> dict[str, Tensor]:
+        """A matrix (O, I+1) as weight and bias."""
+        shapes = {name: self.anchors[name].shape for name in f.parameters}
+        parts = joined.split([shape[1:].numel() for shape in shapes.values()], 1)
+        return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    def _eigenbases(self, layer: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Q_A, Q_G and the eigenvalues g aᵀ of A ⊗ G, (O, I+1)."""
+        if layer not in self._eigen:
+            f = self.factors[layer]
+            # Once a task, in double precision, and so on the CPU: Apple's GPUs know no float64.
+            (a, q_a), (g, q_g) = (torch.linalg.eigh(factor.cpu().double()) for factor in (f.a, f.g))
+            spectrum = g.clamp(min=0)[:, None] * a.clamp(min=0)  # rounding may make a zero slightly negative
+            self._eigen[layer] = (q_a.to(f.a), q_g.to(f.a), spectrum.to(f.a))
+        return self._eigen[layer]
+
+
+def _checked(name: str, f: Tensor, theta: Tensor, center: Tensor | None) -> Tensor:
+    """θ* of one parameter, in the precision of F, after a look at both."""
+    theta = theta.detach().to(f.dtype)
+    if theta.shape != f.shape or (center is not None and center.shape != f.shape):
+        shape = tuple((theta if center is None else center).shape)
+        raise ValueError(f"{name}: F has shape {tuple(f.shape)}, but the weights have {shape}")
+    if not bool(torch.isfinite(f).all() and (f >= 0).all() and torch.isfinite(theta).all()):
+        raise ValueError(f"{name}: F must be finite and not negative, and θ* finite; did training diverge?")
+    return theta
+
+
+def _with_rows(name: str, old: Tensor, shape: torch.Size) -> Tensor:
+    """`old` with rows of zeros below it, until it has `shape`."""
+    if old.shape[1:] != shape[1:] or len(old) > shape[0]:
+        raise ValueError(f"{name}: shape {tuple(old.shape)} cannot grow to {tuple(shape)}; only new rows may be added")
+    return torch.cat((old, old.new_zeros(shape[0] - len(old), *old.shape[1:])))
