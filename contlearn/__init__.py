@@ -2,7 +2,7 @@
 
 from contlearn.data import Task, joint, load_fashion_mnist, load_mnist, permuted, split
 from contlearn.ewc import EWC
-from contlearn.fisher import diagonal_fisher
+from contlearn.fisher import diagonal_fisher, kronecker_fisher
 from contlearn.models import MLP, Masked, load_checkpoint, save_checkpoint
 from contlearn.training import History, accuracy, train
 
@@ -15,6 +15,7 @@ __all__ = [
     "accuracy",
     "diagonal_fisher",
     "joint",
+    "kronecker_fisher",
     "load_checkpoint",
     "load_fashion_mnist",
     "load_mnist",

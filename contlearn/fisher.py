@@ -67,7 +67,8 @@ def diagonal_fisher(
         The model is evaluated in `eval()` mode; its mode, buffers and gradients are left as they were found.
 
     Raises:
-        ValueError: unknown estimator, empty loader, nothing trainable, or model and data that do not fit together.
+        ValueError: unknown estimator, empty loader, nothing trainable, model and data that do not fit together, or
+            images of a batch that change each other's logits.
         FloatingPointError: a logit is not finite.
     """
     trainable = _trainable(model)
@@ -336,6 +337,13 @@ def _closed_form_layers(
     images, labels = images[several], labels[several]
     with torch.enable_grad(), _recording(layers):
         logits = classify(model, images, labels)
+    with torch.no_grad():
+        error = (classify(model, images[:1], labels[:1]) - logits[:1]).abs().max()
+    if bool(error > 1e-3 * logits[:1].abs().max()):
+        raise ValueError(
+            "the logits of an image depend on the other images of its batch, so that it has no F of its own; "
+            "normalise with running statistics (track_running_stats=True), or by GroupNorm or LayerNorm"
+        )
     layers = [layer for layer in layers if layer.calls == 1 and len(layer.inputs) == len(layer.outputs) == len(images)]
     for n in range(len(images)):
         v = torch.zeros_like(logits)

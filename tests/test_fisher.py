@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import contlearn.fisher
-from contlearn import diagonal_fisher
+from contlearn import diagonal_fisher, kronecker_fisher
 
 CLASSES = 4
 ESTIMATORS = ["exact", "sample", "empirical", "predicted"]
@@ -742,3 +742,13 @@ def test_mistakes_are_named_and_leave_the_model_alone(
 def test_an_unknown_estimator_is_named_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'exakt'.*'exact', 'sample', 'empirical', 'predicted'"):
         fisher_of(CASES["mlp"].model(), [CASES["mlp"].data()], "exakt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fisher", [diagonal_fisher, kronecker_fisher])
+def test_images_that_change_each_others_logits(fisher) -> None:
+    """Normalised by the batch's own statistics, an image has no F of its own: a number would be meaningless."""
+    norm = nn.BatchNorm2d(2, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+    batch = torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+    with pytest.raises(ValueError, match="depend on the other images"):
+        fisher(model, [batch])
