@@ -16,7 +16,7 @@ because ∂ log p_c / ∂logits = e_c − p, eq. (4.8). All squares are taken im
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -182,8 +182,12 @@ def _sweep(
         raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}")
     trainable = _trainable(model)
     silent = not progress or "TQDM_DISABLE" in os.environ
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    # In eval() mode cuDNN does not differentiate recurrent layers; PyTorch's own kernels do.
+    without_cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
     with (
         mode(model, training=False),  # dropout off, batch-norm statistics neither taken from the batch nor changed
+        without_cudnn,
         tqdm(desc="Fisher information", unit="image", disable=silent, delay=2, leave=False) as bar,
     ):
         stream = batches(loader, device_of(model))
