@@ -159,6 +159,7 @@ def kronecker_fisher(
         for name, squares in chain(
             _layer_by_layer(plain, logits, vectors), _image_by_image(model, others, images, vectors)
         ):
+            squares = squares.to(_at_least_float32(squares))
             diagonal[name] = diagonal[name] + squares if name in diagonal else squares
         count += len(images)
     factors = {
@@ -299,12 +300,11 @@ class _Layer:
     def products(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, and Σ_n Σ_v Σ_t g gᵀ; one group only."""
         a = self.patches()[:, 0].mT.flatten(0, 1)  # (N·T, I)
+        a = a.to(precise := _at_least_float32(a))
         if "bias" in self.names:
             a = torch.cat((a, a.new_ones(len(a), 1)), 1)
-        g2 = sum(
-            (g.T @ g for g in (self.gradients(g)[:, 0].mT.flatten(0, 1) for g in gradients)), start=torch.zeros(())
-        )
-        return a.T @ a, g2
+        rows = [self.gradients(g)[:, 0].mT.flatten(0, 1).to(precise) for g in gradients]  # each (N·T, O)
+        return a.T @ a, torch.stack([g.T @ g for g in rows]).sum(0)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class Masked(nn.Module):
             raise ValueError(f"classes={self.classes}: the model has logits for 0 to {logits.shape[1] - 1} only")
         hidden = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
         hidden[self.classes] = False
-        return logits.masked_fill(hidden, -1e9)
+        return logits.masked_fill(hidden, max(-1e9, torch.finfo(logits.dtype).min))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -121,11 +121,18 @@ class Kronecker:
         anchors: Mapping[str, Tensor] | None = None,
         rest: Diagonal | None = None,
     ) -> None:
-        self.factors, self.counts, self.anchors = dict(factors or {}), dict(counts or {}), dict(anchors or {})
+        self.factors, self.anchors = dict(factors or {}), dict(anchors or {})
+        self.counts = {layer: float(count) for layer, count in (counts or {}).items()}
         self.rest = rest or Diagonal()
         named = {name for f in self.factors.values() for name in f.parameters}
         if self.factors.keys() != self.counts.keys() or named != self.anchors.keys():
             raise ValueError("factors, counts and anchors differ in names")
+        for layer, f in self.factors.items():
+            shapes = [self.anchors[name].shape for name in f.parameters]
+            outputs, inputs = shapes[0][0], sum(shape[1:].numel() for shape in shapes)
+            if (f.g.shape, f.a.shape) != ((outputs, outputs), (inputs, inputs)):
+                found = f"A {tuple(f.a.shape)} and G {tuple(f.g.shape)}"
+                raise ValueError(f"{layer}: {found} do not fit weights of shape {[tuple(shape) for shape in shapes]}")
         self._eigen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     @staticmethod
@@ -158,8 +165,8 @@ class Kronecker:
                 if name in self.rest.precision:
                     raise ValueError(f"{name} had no Kronecker factors in an earlier task: structure='diagonal' fits")
             for factor in (new.a, new.g):
-                if not bool(torch.isfinite(factor).all()):
-                    raise ValueError(f"{layer}: a Kronecker factor is not finite; did training diverge?")
+                if not bool(torch.isfinite(factor).all() and (factor.diagonal() >= 0).all()):
+                    raise ValueError(f"{layer}: A and G must be finite, with nothing negative on their diagonals")
             old, count = factors.get(layer), counts.get(layer, 0.0) + 1
             if old is not None and (old.a.shape, old.g.shape) != (new.a.shape, new.g.shape):
                 raise ValueError(f"{layer} has changed its shape since an earlier task; see EWC.grow")
@@ -168,9 +175,11 @@ class Kronecker:
                 if not bool(torch.isfinite(theta).all()):
                     raise ValueError(f"{name}: θ* is not finite; did training diverge?")
                 anchors[name] = theta.clone()
-            if old is not None:
-                new = new._replace(a=old.a + (new.a - old.a) / count, g=old.g + new.g)
-            factors[layer], counts[layer] = new, count
+            if old is None:
+                factors[layer] = new._replace(a=new.a.clone(), g=new.g.clone())
+            else:
+                factors[layer] = new._replace(a=old.a + (new.a - old.a) / count, g=old.g + new.g)
+            counts[layer] = count
         # A layer that this task does not use has no factors, and zeros for its diagonal: nothing to add.
         diagonal = {name: f for name, f in fisher.diagonal.items() if name in self.rest.precision or bool(f.any())}
         for name in diagonal:
@@ -212,7 +221,7 @@ class Kronecker:
 
     def curvature(self) -> float:
         """The largest eigenvalue of S."""
-        return max((float(self._eigenbases(layer)[2].max()) for layer in self.factors), default=0.0)
+        return max([float(self._eigenbases(layer)[2].max()) for layer in self.factors] + [self.rest.curvature()])
 
     def grown(self, shapes: Mapping[str, torch.Size]) -> "Kronecker":
         """The same form over parameters that have more rows: G is zero for the new ones."""
@@ -243,7 +252,8 @@ class Kronecker:
 
     def _offset(self, f: Factors, own: Mapping[str, Tensor]) -> Tensor:
         """ΔW = [W b] − [W* b*], (O, I+1)."""
-        return torch.cat([(own[name] - self.anchors[name]).reshape(len(f.g), -1) for name in f.parameters], 1)
+        parts = [(own[name] - self.anchors[name]).to(f.g.dtype) for name in f.parameters]
+        return torch.cat([part.reshape(len(f.g), -1) for part in parts], 1)
 
     def _split(self, f: Factors, joined: Tensor) -> dict[str, Tensor]:
         """A matrix (O, I+1) as weight and bias."""
@@ -275,6 +285,8 @@ def _checked(name: str, f: Tensor, theta: Tensor, center: Tensor | None) -> Tens
 
 def _with_rows(name: str, old: Tensor, shape: torch.Size) -> Tensor:
     """`old` with rows of zeros below it, until it has `shape`."""
+    if old.shape == shape:
+        return old
     if old.shape[1:] != shape[1:] or len(old) > shape[0]:
         raise ValueError(f"{name}: shape {tuple(old.shape)} cannot grow to {tuple(shape)}; only new rows may be added")
     return torch.cat((old, old.new_zeros(shape[0] - len(old), *old.shape[1:])))

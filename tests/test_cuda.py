@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from contlearn import EWC, MLP, accuracy, diagonal_fisher, load_checkpoint, save_checkpoint, train
+from contlearn import EWC, MLP, accuracy, diagonal_fisher, kronecker_fisher, load_checkpoint, save_checkpoint, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -32,6 +32,23 @@ def test_fisher_on_the_gpu_equals_the_cpus(toy, estimator):
     """In float64, for each estimator that draws nothing."""
     expected = diagonal_fisher(small_model("cpu"), doubled(toy, "cpu"), estimator)
     assert_same(diagonal_fisher(small_model(DEVICE), doubled(toy, DEVICE), estimator), expected)
+
+
+def test_fisher_of_a_recurrent_layer_on_the_gpu_equals_the_cpus():
+    """In eval() mode cuDNN does not differentiate one."""
+
+    class Recurrent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru, self.output = torch.nn.GRU(3, 4, batch_first=True), torch.nn.Linear(4, 2)
+
+        def forward(self, sequences):
+            return self.output(self.gru(sequences)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, x, y = Recurrent().double(), torch.randn(5, 6, 3).double(), torch.tensor([0, 1, 1, 0, 1])
+    expected = diagonal_fisher(model, [(x, y)])
+    assert_same(diagonal_fisher(model.to(DEVICE), [(x, y)]), expected)
 
 
 def test_sampled_fisher_takes_a_generator_of_the_gpu(toy):
@@ -64,6 +81,32 @@ def test_training_on_the_gpu_equals_the_cpus(toy, proximal):
     assert results[DEVICE][1].loss == pytest.approx(results["cpu"][1].loss, rel=1e-8)
     assert results[DEVICE][1].penalty == pytest.approx(results["cpu"][1].penalty, rel=1e-6, abs=1e-9)
     assert results[DEVICE][1].accuracy == results["cpu"][1].accuracy
+
+
+def test_kronecker_factors_on_the_gpu_equal_the_cpus(toy):
+    """And so do value, gradient and proximal step, also after a checkpoint and with more rows."""
+    factors, results = [], []
+    for device in ("cpu", DEVICE):
+        model, loader, ewc = small_model(device), doubled(toy, device), EWC(20, structure="kronecker")
+        found = kronecker_fisher(model, loader).factors
+        factors.append({f"{name} {kind}": getattr(f, kind) for name, f in found.items() for kind in "ag"})
+        for _ in range(2):
+            ewc.consolidate(model, loader)
+        again = EWC(1)
+        again.load_state_dict(ewc.state_dict())
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.1
+        model.output = torch.nn.utils.skip_init(torch.nn.Linear, 8, 6, dtype=torch.float64, device=device)
+        for p in model.output.parameters():
+            torch.nn.init.constant_(p, 0.3)
+        again.grow(model)
+        (penalty := again.penalty(model)).backward()
+        gradients = {f"{name} gradient": p.grad for name, p in model.named_parameters()}
+        again.proximal_step(model, lr=0.1)
+        results.append({"penalty": penalty.detach(), **gradients, **model.state_dict()})
+    assert_same(factors[1], factors[0])
+    assert_same(results[1], results[0])
 
 
 def test_float32_training_agrees_to_its_precision(toy):

@@ -3,6 +3,8 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import oracles
@@ -12,12 +14,14 @@ from oracles import Tensors, assert_close
 from torch import Tensor, nn
 
 from contlearn import EWC, diagonal_fisher, load_checkpoint, save_checkpoint
+from contlearn.fisher import KroneckerFisher
 
 SHAPES = {"weight": (4, 3), "bias": (4,), "scale": ()}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 HISTORIES = [(1.0, "optima"), (0.7, "optima"), (0.0, "optima"), (1.0, "latest"), (0.7, "latest")]
 
 histories = pytest.mark.parametrize(("decay", "anchor"), HISTORIES)
+structures = pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
 
 
 class Weights(nn.Module):
@@ -525,6 +529,121 @@ def test_penalty_of_a_model_with_extra_parameters_is_unchanged() -> None:
     assert value_of(ewc, model) == expected
 
 
+# More rows
+
+
+def consolidated_twice(structure: Any, importance: float = 10) -> tuple[nn.Module, EWC]:
+    model, ewc = network(), EWC(importance, decay=0.7, structure=structure)
+    model[1] = nn.LayerNorm(4)  # with Kronecker factors for the others, it has a diagonal
+    model.double()
+    for k in range(2):
+        move(model)
+        ewc.consolidate(model, [(batch(k)[0].double(), batch(k)[1])])
+    move(model)
+    return model, ewc
+
+
+def wider(model: nn.Module, inputs: int = 4, outputs: int = 5) -> nn.Module:
+    """The same model with another last layer, of which the first rows are the old ones."""
+    new = copy.deepcopy(model)
+    new[2] = nn.Linear(inputs, outputs).double()
+    if (inputs, outputs) >= (4, 3):
+        with torch.no_grad():
+            new[2].weight[:3, :4], new[2].bias[:3] = model[2].weight, model[2].bias
+    return new
+
+
+@structures
+@pytest.mark.parametrize("importance", [10, 1e9])
+def test_grow_frees_the_new_rows_and_leaves_the_old_ones_as_they_were(structure: Any, importance: float) -> None:
+    """In value, gradient and proximal step, and in S; whatever stands in the new rows."""
+    model, ewc = consolidated_twice(structure, importance)
+    new = wider(model)
+    free, tolerance = new[2].weight[3:].detach().clone(), 0 if structure == "diagonal" else 1e-13
+    values = []
+    for each in (model, new):
+        if each is new:
+            ewc.grow(new)
+        values.append(value_of(ewc, each))
+        ewc.add_gradient(each)
+        ewc.proximal_step(each, lr=0.1)
+    assert values[1] == pytest.approx(values[0], rel=1e-13)
+    assert values[0] > 0
+    for name, old in model.named_parameters():
+        p = new.get_parameter(name)
+        torch.testing.assert_close(p[: len(old)], old, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(p.grad[: len(old)], old.grad, rtol=1e-13, atol=0)
+        assert not p.grad[len(old) :].any()
+        assert not ewc.precision[name][len(old) :].any()
+    torch.testing.assert_close(new[2].weight[3:], free, rtol=tolerance, atol=tolerance)
+
+
+@structures
+def test_new_rows_are_protected_once_they_are_consolidated(structure: Any) -> None:
+    """The old model is refused from then on, and the new one before it has grown."""
+    model, ewc = consolidated_twice(structure)
+    new, old_row = wider(model), ewc.precision["2.weight"][0]
+    task = [(batch(2)[0].double(), torch.arange(6) % 5)]
+    with pytest.raises(ValueError, match=r"found shape \(5, 4\) \(ewc.grow\(model\) accepts new rows\)"):
+        ewc.penalty(new)
+    with pytest.raises(ValueError, match=r"F has shape \(5, 4\)|2 has changed its shape .*; see EWC.grow"):
+        ewc.consolidate(new, task)
+    ewc.grow(new)
+    ewc.consolidate(new, task)
+    assert ewc.tasks == 3
+    assert (ewc.precision["2.weight"] > 0).all()
+    assert (ewc.precision["2.bias"] > 0).all()
+    assert not torch.equal(ewc.precision["2.weight"][0], old_row)
+    move(new)
+    before = value_of(ewc, new)
+    with torch.no_grad():
+        new[2].weight[3:] += 1
+    assert value_of(ewc, new) > before
+    with pytest.raises(ValueError, match=r"expected 2.weight of shape \(5, 4\), found shape \(3, 4\)"):
+        ewc.penalty(model)
+
+
+@structures
+def test_grow_without_new_rows_or_tasks_changes_nothing(structure: Any) -> None:
+    """Nor does it change what the next task does."""
+    model, ewc = consolidated_twice(structure)
+    state = ewc.state_dict()
+    ewc.grow(model)
+    assert unchanged(ewc, state)
+    (other := EWC(1)).load_state_dict(state)
+    for each in (ewc, other):
+        each.consolidate(model, [(batch(2)[0].double(), batch(2)[1])])
+    assert unchanged(ewc, other.state_dict())
+    EWC(1, structure=structure).grow(model)
+
+
+@structures
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: wider(model, 4, 2), r"2.*: shape \(3, .\) cannot grow to \(2, .\)"),
+        (lambda model: wider(model, 5, 3), r"2.weight: shape \(3, 4\) cannot grow to \(3, 5\)"),
+        (lambda model: wider(model, 5, 4), r"2.weight: shape \(3, 4\) cannot grow to \(4, 5\)"),
+        (lambda model: model[:2], "no parameter '2.weight'; it has 0.weight, 0.bias, 1.weight, 1.bias"),
+    ],
+    ids=["fewer rows", "more columns", "more of both", "missing"],
+)
+def test_another_change_than_new_rows_is_refused(structure: Any, change: Callable[..., Any], message: str) -> None:
+    model, ewc = consolidated_twice(structure)
+    kept, before = ewc.quadratic, value_of(ewc, model)
+    with pytest.raises(ValueError, match=message):
+        ewc.grow(change(model))
+    assert ewc.quadratic is kept
+    assert value_of(ewc, model) == before
+
+
+def test_grow_takes_a_parameter_that_is_a_single_number() -> None:
+    ewc, model = filled(random_tasks(2)), Weights(**random_tensors(99))
+    before = value_of(ewc, model)
+    ewc.grow(model)
+    assert value_of(ewc, model) == before
+
+
 # Saving
 
 
@@ -562,6 +681,54 @@ def test_a_state_is_a_copy_in_both_directions() -> None:
     assert same(loaded, kept)
 
 
+def leaves(state: Any, path: str = "") -> dict[str, Any]:
+    """What stands at the ends of nested dictionaries."""
+    if not isinstance(state, dict):
+        return {path: state}
+    return {p: leaf for key in state for p, leaf in leaves(state[key], f"{path}/{key}").items()}
+
+
+def unchanged(ewc: EWC, state: dict[str, Any]) -> bool:
+    """As `same`, for either structure."""
+    now, then = leaves(ewc.state_dict()), leaves(state)
+    equal = (torch.equal(now[p], then[p]) if isinstance(then[p], Tensor) else now[p] == then[p] for p in then)
+    return list(now) == list(then) and all(equal)
+
+
+@structures
+@pytest.mark.parametrize("start", ["diagonal", "kronecker"])
+def test_checkpoint_of_either_structure_goes_into_an_ewc_of_either(tmp_path: Any, start: Any, structure: Any) -> None:
+    """To the last bit, with weights_only=True; and it goes on in the same way, also after more rows."""
+    (model, ewc), loaded = consolidated_twice(structure), EWC(1, structure=start)
+    save_checkpoint(tmp_path / "ewc.pt", ewc=ewc)
+    load_checkpoint(tmp_path / "ewc.pt", ewc=loaded)
+    assert unchanged(loaded, ewc.state_dict())
+    assert torch.equal(loaded.penalty(model), ewc.penalty(model))
+    new = wider(model)
+    for each in (ewc, loaded):
+        each.grow(new)
+        each.consolidate(new, [(batch(2)[0].double(), batch(2)[1])])
+    assert unchanged(loaded, ewc.state_dict())
+    move(new)
+    assert torch.equal(loaded.penalty(new), ewc.penalty(new))
+
+
+@structures
+def test_a_state_of_either_structure_is_a_copy_in_both_directions(structure: Any) -> None:
+    (_, ewc), loaded = consolidated_twice(structure), EWC(1)
+    state = ewc.state_dict()
+    kept = copy.deepcopy(state)
+    loaded.load_state_dict(state)
+    for tensor in [leaf for leaf in leaves(state).values() if isinstance(leaf, Tensor)]:
+        tensor.fill_(77)
+    for part in [part for part in state.values() if isinstance(part, dict)]:
+        part.clear()
+    assert unchanged(ewc, kept)
+    assert unchanged(loaded, kept)
+    assert ewc.to("meta") is ewc
+    assert {leaf.device.type for leaf in leaves(ewc.state_dict()).values() if isinstance(leaf, Tensor)} == {"meta"}
+
+
 def test_to_moves_everything_and_returns_itself() -> None:
     ewc = filled(random_tasks(1))
     assert ewc.to("meta") is ewc
@@ -581,12 +748,46 @@ def test_to_moves_everything_and_returns_itself() -> None:
         ({"importance": 1, "decay": 1.1}, "decay=1.1"),
         ({"importance": 1, "decay": math.nan}, "decay=nan"),
         ({"importance": 1, "anchor": "newest"}, "anchor='newest'.*'optima', 'latest'"),
+        ({"importance": 1, "structure": "full"}, "structure='full'.*'diagonal', 'kronecker'"),
+        ({"importance": 1, "structure": "kronecker", "anchor": "optima"}, "'optima' needs structure='diagonal'"),
     ],
     ids=str,
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EWC(**arguments)
+
+
+def test_a_sum_of_kronecker_products_has_the_latest_anchor() -> None:
+    """Only the diagonal can keep the anchor of each task; and does so unless told otherwise."""
+    assert EWC(1).anchor == EWC(1, structure="diagonal").anchor == "optima"
+    assert EWC(1, anchor="latest").anchor == EWC(1, structure="kronecker").anchor == "latest"
+    assert EWC(1, anchor="latest", structure="kronecker").anchor == "latest"
+
+
+@structures
+@pytest.mark.parametrize("count", [0, 1])
+def test_the_fisher_of_the_other_structure_is_refused(structure: Any, count: int) -> None:
+    ewc, model = EWC(1, structure=structure), network()
+    for _ in range(count):
+        ewc.consolidate(model, [batch()])
+    kept, tasks = ewc.quadratic, ewc.tasks
+    other = KroneckerFisher({}, {}) if structure == "diagonal" else diagonal_fisher(model, [batch()])
+    with pytest.raises(TypeError, match=rf"structure='{structure}': take F from {structure}_fisher\(\)"):
+        ewc.add(other, dict(model.named_parameters()))
+    assert (ewc.quadratic, ewc.tasks) == (kept, tasks)
+
+
+@structures
+def test_a_state_tells_its_structure(structure: Any) -> None:
+    """An EWC of the other structure becomes one of this."""
+    state = EWC(3, 0.5, structure=structure).state_dict()
+    assert state["structure"] == structure
+    for start in ("diagonal", "kronecker"):
+        (loaded := EWC(1, structure=start)).load_state_dict(state)
+        assert (loaded.structure, loaded.anchor) == (structure, EWC(1, structure=structure).anchor)
+        loaded.consolidate(model := network(), [batch()])  # and measures what it needs
+        assert value_of(loaded, model) == 0
 
 
 def test_a_wrong_importance_leaves_the_old_one() -> None:
@@ -678,6 +879,10 @@ def without(state: dict[str, Any], key: str) -> dict[str, Any]:
         lambda state: without(state, "importance"),
         lambda state: without(state, "constant"),
         lambda state: without(state, "center"),
+        lambda state: without(state, "structure"),  # from before there was more than one
+        lambda state: state | {"structure": "full"},
+        lambda state: state | {"structure": "kronecker"},
+        lambda state: state | {"structure": "kronecker", "anchor": "latest"},
         lambda state: state | {"importance": -1},
         lambda state: state | {"decay": 2},
         lambda state: state | {"anchor": "newest"},
@@ -694,3 +899,26 @@ def test_a_spoilt_state_is_refused_and_leaves_no_trace(spoil: Callable[[dict[str
     with pytest.raises(ValueError, match=r"state_dict|importance|decay|anchor|many"):
         ewc.load_state_dict(spoil(filled(random_tasks(3), importance=5, decay=0.5).state_dict()))
     assert same(ewc, state)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("structure", None), ("factors", None), ("counts", None), ("anchors", None), ("rest", None),
+        ("rest/center", None), ("counts/2", None), ("factors/0/a", None), ("factors/0/parameters", None),
+        ("anchors/2.bias", None), ("structure", "diagonal"), ("anchor", "optima"), ("factors", 3), ("factors/0", 3),
+        ("factors/0/g", 3), ("anchors/0.bias", "x"), ("rest", 3),
+        ("factors/0/g", torch.zeros(2, 2)),
+        ("anchors/0.weight", torch.zeros(2, 2)),
+        ("counts/0", "many"),
+    ],
+)  # fmt: skip
+def test_a_spoilt_state_of_kronecker_factors_is_refused_and_leaves_no_trace(path: str, value: Any) -> None:
+    """Where the value is None, the entry is missing."""
+    (_, ewc), state = consolidated_twice("kronecker"), consolidated_twice("kronecker", 5)[1].state_dict()
+    kept, (*outer, last) = ewc.state_dict(), path.split("/")
+    inner = reduce(getitem, outer, state)
+    inner.pop(last) if value is None else inner.update({last: value})
+    with pytest.raises(ValueError, match="this is no state_dict of an EWC"):
+        ewc.load_state_dict(state)
+    assert unchanged(ewc, kept)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from contlearn import EWC, MLP, load_checkpoint, save_checkpoint
+from contlearn import EWC, MLP, Masked, diagonal_fisher, load_checkpoint, save_checkpoint
 from contlearn.models import classify, device_of
 
 # ----------------------------------------------------------------------------------------------------------- MLP
@@ -82,6 +82,83 @@ def test_images_of_another_size_are_refused(shape):
     found = str(shape).replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(ValueError, match=f"takes 784 numbers an image, got a batch of shape {found}; the first dimen"):
         MLP()(torch.rand(shape))
+
+
+# -------------------------------------------------------------------------------------------------------- Masked
+
+
+def masked(classes):
+    """A linear classifier of five classes, the same at each call, that may answer with some of them."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 5).double()
+    return model, Masked(model, iter(classes)), 5 * torch.randn(6, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("classes", [[3, 1], [3, 1, 3], {4}, range(5)], ids=str)
+def test_the_other_classes_have_no_probability_at_all(classes):
+    """Exactly zero, in single precision, too; the logits of its own classes are the model's."""
+    model, answering, x = masked(classes)
+    own, others = sorted(set(classes)), sorted({0, 1, 2, 3, 4} - set(classes))
+    logits = answering(x)
+    assert torch.equal(logits[:, own], model(x)[:, own])
+    assert (logits[:, others] == -1e9).all()
+    torch.testing.assert_close(logits.softmax(1)[:, own], model(x)[:, own].softmax(1))
+    for each in (logits, answering.float()(x.float()), answering.bfloat16()(x.bfloat16())):
+        assert not each.softmax(1)[:, others].any()
+        assert set(each.argmax(1).tolist()) <= set(own)
+        assert each.isfinite().all()
+
+
+def test_the_other_classes_learn_nothing():
+    """The gradient of the loss is zero in their rows, and elsewhere that of a classifier with the other rows alone."""
+    model, answering, x = masked([1, 3])
+    nn.functional.cross_entropy(answering(x), torch.tensor([1, 3, 3, 1, 1, 3])).backward()
+    assert not model.weight.grad[[0, 2, 4]].any()
+    assert not model.bias.grad[[0, 2, 4]].any()
+    two = model.weight.detach()[[1, 3]].requires_grad_()
+    logits = x @ two.T + model.bias.detach()[[1, 3]]
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0, 0, 1])).backward()
+    torch.testing.assert_close(model.weight.grad[[1, 3]], two.grad)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical", "predicted"])
+def test_the_fisher_of_a_masked_model_is_that_of_its_own_classes(estimator):
+    """By hand: the same classifier with only those rows; zeros in the others."""
+    model, answering, x = masked([1, 3])
+    two = nn.Linear(4, 2).double()
+    two.load_state_dict({name: value[[1, 3]] for name, value in model.state_dict().items()})
+    labels = torch.tensor([0, 1, 1, 0, 0, 1])
+    found = diagonal_fisher(answering, [(x, 2 * labels + 1)], estimator)
+    assert list(found) == ["model.weight", "model.bias"]
+    for name, expected in diagonal_fisher(two, [(x, labels)], estimator).items():
+        torch.testing.assert_close(found[f"model.{name}"][[1, 3]], expected, rtol=1e-12, atol=0)
+        assert not found[f"model.{name}"][[0, 2, 4]].any()
+
+
+def test_the_model_inside_is_shared():
+    """Two masks over one model see the same weights, under the same names."""
+    model, first, x = masked([0, 1])
+    second = Masked(model, range(2, 5))
+    with torch.no_grad():
+        first.model.bias += 7
+    assert torch.equal(second(x)[:, 2:], model(x)[:, 2:])
+    assert [name for name, _ in first.named_parameters()] == [name for name, _ in second.named_parameters()]
+    ewc = EWC(1)
+    ewc.consolidate(first, [(x, torch.zeros(6, dtype=torch.int64))])
+    assert ewc.penalty(second).item() == 0
+
+
+def test_a_mask_without_classes_is_refused():
+    """At once, not when it is first called."""
+    with pytest.raises(ValueError, match=r"classes is empty: name the labels .* such as task.classes"):
+        Masked(nn.Linear(4, 5), [])
+
+
+@pytest.mark.parametrize("classes", [[5], [0, 5], [-1, 2]], ids=str)
+def test_a_class_without_a_logit_is_refused(classes):
+    """When the model is called: before, how many logits it has is not known."""
+    with pytest.raises(ValueError, match=r"classes=\[.*\]: the model has logits for 0 to 4 only"):
+        masked(classes)[1](torch.rand(2, 4, dtype=torch.float64))
 
 
 # ------------------------------------------------------------------------------------------ device_of, classify

@@ -31,6 +31,11 @@ class Mutant:
     original: str
     mistake: str
     tests: str
+    file: str = ""  # without "test_" and ".py"; by default that of the module
+
+    @property
+    def test_file(self) -> str:
+        return self.file or {"quadratics": "ewc"}.get(self.module, self.module)
 
 
 MUTANTS = {
@@ -123,18 +128,57 @@ MUTANTS = {
         "quadratics", "[s / (1 + s) for s in scaled]", "scaled", "proximal_step_by_hand"
     ),
     "stale proximal step": Mutant("quadratics", "or self._weights[0] != strength", "", "forgets_what_it_had_prepared"),
+    "bias left out of the factors": Mutant(
+        "fisher", "a.new_ones(len(a), 1)", "a.new_zeros(len(a), 1)", "loops and mlp and exact", "kronecker"
+    ),
+    "both factors averaged over the places of a convolution": Mutant(
+        "fisher",
+        "Factors(inputs[name] / count,",
+        "Factors(inputs[name] / places[name],",
+        "loops and conv2d",
+        "kronecker",
+    ),
+    "sum of the A's, sum of the G's": Mutant(
+        "quadratics", "a=old.a + (new.a - old.a) / count", "a=old.a + new.a", "whole_matrix and mlp", "kronecker"
+    ),
+    "decay of both factors": Mutant(
+        "quadratics",
+        "f._replace(g=decay * f.g)",
+        "f._replace(a=decay * f.a, g=decay * f.g)",
+        "whole_matrix and mlp",
+        "kronecker",
+    ),
+    "oldest anchor for all tasks": Mutant(
+        "quadratics",
+        "anchors[name] = theta.clone()\n",
+        "anchors.setdefault(name, theta.clone())\n",
+        "whole_matrix and mlp",
+        "kronecker",
+    ),
+    "explicit step instead of the proximal one, in the eigenbases": Mutant(
+        "quadratics", "/ (1 + strength * spectrum)", "* (1 - strength * spectrum)", "whole_matrix and mlp", "kronecker"
+    ),
+    "new rows are not free": Mutant(
+        "quadratics", "torch.cat((old, old.new_zeros(", "torch.cat((old, old.new_ones(", "grow_frees"
+    ),
+    "other classes made unlikely only": Mutant(
+        "models", "masked_fill(hidden, max(-1e9,", "masked_fill(hidden, max(-10,", "no_probability"
+    ),
 }
+
+
+FILES = sorted({mutant.test_file for mutant in MUTANTS.values()})
 
 
 def copy_of_everything(folder: Path) -> None:
     """The library and its tests in `folder`, with settings for pytest that need no plugin."""
     shutil.copytree(LIBRARY, folder / "contlearn", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("oracles", "test_ewc", "test_fisher"):
+    for name in ("oracles", *(f"test_{file}" for file in FILES)):
         shutil.copy(TESTS / f"{name}.py", folder)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
 
 
-def run(folder: Path, modules: list[str], tests: str) -> tuple[int, str, Path]:
+def run(folder: Path, files: list[str], tests: str) -> tuple[int, str, Path]:
     """In a fresh process: pytest's exit code and output in `folder`, and which library it has imported."""
     os.chdir(folder)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # importing those takes longer than the tests
@@ -144,7 +188,7 @@ def run(folder: Path, modules: list[str], tests: str) -> tuple[int, str, Path]:
         del sys.modules[name]
     with contextlib.redirect_stdout(io.StringIO()) as output:
         code = pytest.main(
-            ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", tests, *(f"test_{m}.py" for m in modules)]
+            ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", tests, *(f"test_{file}.py" for file in files)]
         )
     return int(code), output.getvalue(), Path(sys.modules["contlearn"].__file__ or "")
 
@@ -166,9 +210,9 @@ def running(
                 file = folder / "contlearn" / f"{mutant.module}.py"
                 text = file.read_text(encoding="utf-8")
                 file.write_text(text.replace(mutant.original, mutant.mistake), encoding="utf-8")
-            modules = [{"quadratics": "ewc"}.get(mutant.module, mutant.module)] if mutant else ["ewc", "fisher"]
+            files = [mutant.test_file] if mutant else FILES
             tests = mutant.tests if mutant else " or ".join(f"({m.tests})" for m in MUTANTS.values())
-            started[name] = folder, pool.submit(run, folder, modules, tests)
+            started[name] = folder, pool.submit(run, folder, files, tests)
         yield started
 
 
