@@ -5,12 +5,14 @@ A check takes the reader's answer (a function, or a value) and prints one of fou
 `Not yet: …` with the expected and the given value. It never raises because of an answer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from contlearn.ewc import EWC
 
 # ---- how every check judges ------------------------------------------------------------------------------------------
 
@@ -715,6 +717,522 @@ def check_5_5(answer: float | None) -> None:
             "divide their whole loss by 64, then set the factors before the two sums equal; mind the ½.": _ask(
                 float, answer
             ),
+        },
+    )
+
+
+# ---- notebook 06 -----------------------------------------------------------------------------------------------------
+
+
+def check_6_1(answer: Callable[..., Any]) -> None:
+    """Judge `take_out(s, mu, f, star)`: S and μ of eq. (6.1) after one of the tasks is gone."""
+    f, star = _numbers(3, 4, seed=1).square() + 0.1, _numbers(3, 4, seed=2)
+    s, moment = f.sum(0), (f * star).sum(0)  # S and Sμ of all three
+    rest, others = f[:2].sum(0), (f[:2] * star[:2]).sum(0)  # of the first two
+    mistakes = {
+        "the task went in a second time: its F and its F θ* must be subtracted.": (s + f[2], moment + f[2] * star[2]),
+        "S is right, but μ is still that of all tasks.": (rest, rest * moment / s),
+        "S is right, but the new Sμ must be divided by the new S, not the old one.": (rest, others * rest / s),
+        "S is right, but θ* enters μ weighted by its F: subtract F θ*, not θ*.": (rest, moment - star[2]),
+        "S is right; for μ subtract F θ* from Sμ, then divide by the new S.": (rest, rest * (moment / s - star[2])),
+        "S is still that of all tasks: it loses this task's F.": (s, s * others / rest),
+    }
+    named = {sentence: torch.stack((total, m / total)) for sentence, (total, m) in mistakes.items()}
+    named["these are the right two, in the wrong order: return S, then μ."] = torch.stack((others / rest, rest))
+    given = _ask(lambda: _pair(answer(s.clone(), moment / s, f[2].clone(), star[2].clone())))
+    right = "a task can be taken out as exactly as it was put in, if its F and θ* are known."
+    _judge(given, torch.stack((rest, others / rest)), right, named)
+
+
+def check_6_2(answer: Callable[..., Any]) -> None:
+    """Judge `my_backward_transfer(matrix)`, eq. (6.5)."""
+    r = torch.tensor([[98, 10, 12, 9], [91, 97, 11, 10], [93, 98, 96, 13], [86, 88, 89, 95]], dtype=torch.float64) / 100
+    drops = r[-1, :-1] - r.diagonal()[:-1]
+    mistakes = {
+        "this is positive, but tasks were forgotten here: after minus before, R[T−1, j] − R[j, j].": -drops.mean(),
+        "the last task cannot change after itself: average over the T − 1 earlier ones.": drops.sum() / 4,
+        "this is a sum: divide by T − 1.": drops.sum(),
+        "these are the changes of the single tasks: average them.": drops,
+        "this is minus the forgetting: start from R[j, j], not from the best.": -(
+            torch.stack([r[j:-1, j].max() for j in range(3)]) - r[-1, :-1]
+        ).mean(),
+        "the first row was measured before the later tasks were learnt: start from the diagonal R[j, j].": (
+            (r[-1] - r[0])[:-1].mean()
+        ),
+        "the diagonal is that of the next row: start from R[j, j].": (r[-1, :-1] - r.diagonal(-1)).mean(),
+        "this is the average accuracy: compare it with what each task had when it was new.": r[-1].mean(),
+    }
+    right = "what the later tasks did to the earlier ones; here they cost nine points."
+    _judge(_ask(answer, r.clone()), drops.mean(), right, mistakes)
+
+
+def check_6_3(answer: Callable[..., Any]) -> None:
+    """Judge `choose(runs)`: the λ that the validation images choose, and the accuracy that may be reported."""
+    rows = ((10, 0.90, 0.93), (30, 0.95, 0.94), (100, 0.94, 0.96), (300, 0.91, 0.92))
+    runs = [dict(zip(("importance", "validation", "test"), row, strict=True)) for row in rows]
+    _judge(
+        _ask(lambda: _pair(answer(runs))),
+        torch.tensor([30, 0.94]),
+        "the validation images choose, the test images only judge what was chosen.",
+        {
+            "the test images chose this λ, so they can no longer judge it: choose by validation.": [100, 0.96],
+            "the λ is right, but the images that chose it flatter it: report the test accuracy.": [30, 0.95],
+            "the λ is right, but this accuracy belongs to another λ: report that of the chosen run.": [30, 0.96],
+            "the test images chose, and the validation images judge: it is the other way round.": [100, 0.94],
+            "this is the largest λ, not the best on the validation images.": [300, 0.92],
+        },
+    )
+
+
+def check_6_4(answer: float | None) -> None:
+    """Judge after how many tasks a task counts less than half with decay γ = 0.9, eq. (6.6)."""
+    _judge(
+        answer,
+        7,
+        "0.9⁷ ≈ 0.48, while 0.9⁶ ≈ 0.53.",
+        {
+            "after 6 tasks 0.9⁶ ≈ 0.53 is left, still more than half.": 6,
+            "a tenth of what is left goes each time, not a tenth of the whole: 0.9⁵ ≈ 0.59.": 5,
+            "after 7 it is less than half already: 0.9⁷ ≈ 0.48.": 8,
+            "10 is what all tasks together can reach, 1/(1 − γ); ask when one task's γᵏ falls below ½.": 10,
+        },
+    )
+
+
+def check_6_5(answer: str | list[str] | tuple[str, ...] | None) -> None:
+    """Judge how four costs grow with the number of tasks: c(onstant), l(inear) or q(uadratic)."""
+    letters = "".join(map(str, answer)) if isinstance(answer, list | tuple) else answer
+    _judge(
+        "".join(letters.replace(",", " ").split()).lower() if isinstance(letters, str) else letters,
+        "cclq",
+        "one quadratic costs the same for ever; only measuring grows.",
+        {
+            "S and μ are sums: however many tasks go in, two vectors come out.": "lclq",
+            "a step looks at S and μ alone, and these do not grow.": "cllq",
+            "S and μ do not grow, and so neither do memory nor step.": "lllq",
+            "a list of springs has one more with each task, and each step computes all of them.": "cccq",
+            "row i has i entries: 1 + 2 + … + T = T (T + 1) / 2.": "ccll",
+            "a list of springs grows by one with each task: that is linear. It is R that has two directions.": "ccql",
+        },
+    )
+
+
+def _pair(found: Any) -> Any:
+    """An answer of two tensors or numbers as one tensor; whatever else it is, unchanged."""
+    if not isinstance(found, list | tuple) or len(found) != 2 or any(part is None for part in found):
+        return None if isinstance(found, list | tuple) and all(part is None for part in found) else found
+    return torch.stack([torch.as_tensor(part, dtype=torch.float64) for part in found])
+
+
+# ---- notebook 07 -----------------------------------------------------------------------------------------------------
+
+
+def check_7_1(answer: tuple[float, float] | list[float] | None) -> None:
+    """Judge how stiff F = [[2, 1.8], [1.8, 2]] is along (1, 1) and along (1, −1), over what its diagonal says."""
+    right = "along (1, 1) the diagonal is nearly half too soft, along (1, −1) ten times too stiff."
+    mistakes = {
+        "the two moves are swapped: along (1, 1) both mixed terms add 1.8.": [0.1, 1.9],
+        "this is dᵀ F d itself: divide by what the diagonal alone gives, 4 in both cases.": [7.6, 0.4],
+        "this is the diagonal's over F's: turn the fractions round.": [1 / 1.9, 10],
+        "the mixed term counts once here: F₁₂ and F₂₁ both stand in the sum.": [1.45, 0.55],
+        "half of dᵀ F d over all of the diagonal's 4: the ½ stands in both, and cancels.": [0.95, 0.05],
+        "this is the diagonal against itself: the mixed terms F₁₂ d₁ d₂ are missing.": [1, 1],
+    }
+    _judge(answer, [1.9, 0.1], right, mistakes)
+
+
+def check_7_2(answer: Callable[..., Any]) -> None:
+    """Judge `kronecker_block(a, g)`: for one image, the outer product of its flattened gradient g aᵀ, eq. (7.2)."""
+    a, g = _numbers(3), _numbers(2, seed=1)
+    flat = torch.outer(g, a).flatten()
+    mistakes = {
+        "this is in the order of columns: W.flatten() runs along the rows, so G comes first, torch.kron(G, A).": (
+            torch.kron(torch.outer(a, a), torch.outer(g, g))
+        ),
+        "this is the gradient g aᵀ itself: the block has a number for each pair of weights.": torch.outer(g, a),
+        "this is the flattened gradient: the block is its outer product with itself.": flat,
+        "this is the diagonal of the block only.": flat.square(),
+        "all but the diagonal is zero here.": flat.square().diag(),
+    }
+    right = "for one image the block is exactly (g gᵀ) ⊗ (a aᵀ); only the mean over images makes it approximate."
+    _judge(_ask(answer, a.clone(), g.clone()), torch.outer(flat, flat), right, mistakes)
+
+
+def check_7_3(answer: Callable[..., Any]) -> None:
+    """Judge `factors(a, g)`, eq. (7.3): a is (N, I+1); g is (C, N, O), with √p_c in it."""
+    a, g = _numbers(4, 3), _numbers(2, 4, 2, seed=1)
+    given = _ask(answer, a.clone(), g.clone())
+    if isinstance(given, tuple | list) and len(given) == 2:
+        pair = given
+        given = _ask(lambda: torch.cat([torch.as_tensor(factor).flatten() for factor in pair]))
+
+    def both(a_factor: Tensor, g_factor: Tensor) -> Tensor:
+        return torch.cat((a_factor.flatten(), g_factor.flatten()))
+
+    mean_a, each_g = a.T @ a / 4, torch.einsum("cno,cnp->op", g, g)
+    outer_a, outer_g = torch.outer(a.mean(0), a.mean(0)), torch.outer(g.sum(0).mean(0), g.sum(0).mean(0))
+    mistakes = {
+        "these are outer products of the means: take the outer product image by image, then the mean.": (
+            both(outer_a, outer_g)
+        ),
+        "A is still the outer product of the mean input.": both(outer_a, each_g / 4),
+        "G is still the outer product of the mean gradient.": both(mean_a, outer_g),
+        "G is divided by the number of labels as well: √p_c has weighted them already.": both(mean_a, each_g / 8),
+        "G adds up the labels before it multiplies: each label has an outer product of its own.": (
+            both(mean_a, torch.einsum("no,np->op", g.sum(0), g.sum(0)) / 4)
+        ),
+        "these are sums: divide both by the number of images.": both(4 * mean_a, each_g),
+        "A is a sum: divide it by the number of images too.": both(4 * mean_a, each_g / 4),
+        "G is a sum: divide it by the number of images too.": both(mean_a, each_g),
+        "A and G have changed places: return A, then G.": both(each_g / 4, mean_a),
+    }
+    _judge(given, both(mean_a, each_g / 4), "products first, then the mean: the same order as for F itself.", mistakes)
+
+
+def check_7_4(answer: Callable[..., Any]) -> None:
+    """Judge `my_penalty(delta, A, G, importance)`, eq. (7.4) for one layer."""
+    delta, a, g = _numbers(2, 3), _numbers(5, 3, seed=1), _numbers(5, 2, seed=2)
+    A, G = a.T @ a / 5, g.T @ g / 5
+    expected = 15 * (delta * (G @ delta @ A)).sum()
+    mistakes = {
+        "the ½ is missing: this is twice the penalty.": 2 * expected,
+        "λ is missing: this is the penalty for λ = 1.": expected / 30,
+        "this is the diagonal's penalty: all pairs of different weights are missing.": (
+            15 * (torch.outer(G.diagonal(), A.diagonal()) * delta**2).sum()
+        ),
+        "A is missing: the inputs count as much as the gradients.": 15 * (delta * (G @ delta)).sum(),
+        "G is missing: the gradients count as much as the inputs.": 15 * (delta * (delta @ A)).sum(),
+        "the sum is missing: the penalty is a single number.": 15 * delta * (G @ delta @ A),
+        "this squares G ΔW A: multiply it by ΔW and add up.": 15 * (G @ delta @ A).square().sum(),
+        "this is the gradient λ G ΔW A: the penalty is a single number.": 30 * G @ delta @ A,
+    }
+    right = "½ λ tr(ΔWᵀ G ΔW A), without ever multiplying the factors out."
+    _judge(_ask(answer, delta.clone(), A.clone(), G.clone(), 30), expected, right, mistakes)
+
+
+def check_7_5(answer: Callable[..., Any]) -> None:
+    """Judge `my_step(delta, A, G, strength)`, eq. (7.6): the new distance from θ*, strength being ηλ."""
+    delta, a, g = _numbers(2, 3), _numbers(5, 3, seed=1), _numbers(5, 2, seed=2)
+    A, G = a.T @ a / 5, g.T @ g / 5
+    (values_a, q_a), (values_g, q_g) = torch.linalg.eigh(A), torch.linalg.eigh(G)
+    inside = q_g.T @ delta @ q_a
+    spectrum = torch.outer(values_g, values_a)
+    shrunk = inside / (1 + 4 * spectrum)
+    mistakes = {
+        "this is a step of plain descent: it explodes where ηλ times the largest eigenvalue exceeds 2.": (
+            delta - 4 * G @ delta @ A
+        ),
+        "this is still in the eigenbases: turn it back, Q_G … Q_Aᵀ.": shrunk,
+        "the 1 in the denominator is missing: with ηλ = 0 nothing may move.": q_g @ (inside / (4 * spectrum)) @ q_a.T,
+        "the eigenvalues of a Kronecker product are products g_i a_j, not sums.": (
+            q_g @ (inside / (1 + 4 * (values_g[:, None] + values_a))) @ q_a.T
+        ),
+        "this is the diagonal's step, (5.6): pairs of different weights are missing.": (
+            delta / (1 + 4 * torch.outer(G.diagonal(), A.diagonal()))
+        ),
+        "this divides by the eigenvalues without turning into the eigenbases first.": delta / (1 + 4 * spectrum),
+        "the turning is the wrong way round: Q_Gᵀ … Q_A goes in, Q_G … Q_Aᵀ comes out.": (
+            q_g.T @ ((q_g @ delta @ q_a.T) / (1 + 4 * spectrum)) @ q_a
+        ),
+        "the strength is missing: multiply the eigenvalues by ηλ.": q_g @ (inside / (1 + spectrum)) @ q_a.T,
+    }
+    right = "each eigen-direction shrinks by its own factor between 0 and 1, for every λ."
+    expected = q_g @ shrunk @ q_a.T
+    _judge(_ask(answer, delta.clone(), A.clone(), G.clone(), 4), expected, right, mistakes)
+
+
+# ---- notebook 08 -----------------------------------------------------------------------------------------------------
+
+
+def check_8_1(answer: Callable[..., Any]) -> None:
+    """Judge `answer_within(logits, classes)`: the largest logit among the classes of the task, eq. (8.1)."""
+    logits, classes = _numbers(12, 10), [3, 6]
+    inside, zeroed = logits[:, classes], torch.zeros_like(logits)
+    zeroed[:, classes] = inside
+    _judge(
+        _ask(answer, logits.clone(), list(classes)),
+        torch.tensor(classes)[inside.argmax(1)],
+        "only the logits of the task are compared, and the answers are labels.",
+        {
+            "these are places in the list `classes`, not labels: look them up in it.": inside.argmax(1),
+            "this adds the first class to the place in the list: right for neighbours such as [2, 3] only.": (
+                inside.argmax(1) + classes[0]
+            ),
+            "this compares all ten logits: the task is not used.": logits.argmax(1),
+            "zero is no mask: where both logits of the task are negative, a zero wins.": zeroed.argmax(1),
+            "this takes the smallest logit: argmax, not argmin.": torch.tensor(classes)[inside.argmin(1)],
+            "these are the logits themselves, not their labels.": inside.max(1).values,
+        },
+    )
+
+
+def check_8_2(answer: Callable[..., Any]) -> None:
+    """Judge `slope_of_each_class(logits, labels)`: p − one_hot(y), eq. (8.4), averaged over the images."""
+    logits, labels = _numbers(6, 5), torch.tensor([3, 4, 3, 3, 4, 4])
+    p, target = logits.softmax(1), torch.eye(5, dtype=torch.float64)[labels]
+    _judge(
+        _ask(answer, logits.clone(), labels.clone()),
+        (p - target).mean(0),
+        "positive for every class that the batch lacks, so descent pushes their logits down.",
+        {
+            "the sign is the wrong way round: this is where descent goes, the slope is p − one_hot(y).": (
+                target - p
+            ).mean(0),
+            "this is the sum over the images; the loss is their mean.": (p - target).sum(0),
+            "this is divided by the number of images and of classes: only the images are averaged.": (
+                (p - target).mean(0) / 5
+            ),
+            "one_hot(y) is missing: this is the mean probability.": p.mean(0),
+            "the logits are no probabilities yet: softmax is missing.": (logits - target).mean(0),
+            "softmax runs over the classes of one image, dimension 1, not over the images.": (
+                logits.softmax(0) - target
+            ).mean(0),
+            "the images are still apart: add up over them, so that one number a class is left.": (p - target) / 6,
+        },
+    )
+
+
+def check_8_3(answer: Callable[..., Any]) -> None:
+    """Judge `memory_indices(labels, per_class)`: the first images of each class, sorted."""
+    labels = torch.tensor([7, 2, 2, 9, 2, 7, 9, 9, 7, 2])
+    given = _ask(answer, labels.clone(), 2)
+    if isinstance(given, list | tuple):
+        given = _ask(torch.tensor, given)
+    _judge(
+        given,
+        torch.tensor([0, 1, 2, 3, 5, 6]),
+        "every class has the same share of the memory, however often it occurs.",
+        {
+            "these are the right images, class after class: sort the indices.": torch.tensor([1, 2, 0, 5, 3, 6]),
+            "these are the first images of all: whoever comes early fills the memory.": torch.tensor([0, 1]),
+            "the memory is filled in order, whatever the class: count each class by itself.": torch.arange(6),
+            "these are the last images of each class: take the first.": torch.tensor([4, 5, 6, 7, 8, 9]),
+            "these are labels: return the indices of the images.": torch.tensor([2, 2, 7, 7, 9, 9]),
+            "this is a mask with one entry an image: nonzero() turns it into indices.": (
+                torch.tensor([1, 1, 1, 1, 0, 1, 1, 0, 0, 0])
+            ),
+        },
+    )
+
+
+def check_8_4(answer: Callable[..., Any]) -> None:
+    """Judge `is_wrong(estimate, images, labels)` by handing it right and wrong estimators of F."""
+    images, labels = _numbers(12, 3), torch.arange(12) % 2
+    weight = _numbers(2, 3, seed=1)
+
+    def gradients(x: Tensor, y: Tensor) -> Tensor:
+        slopes = (x @ weight.T).softmax(1) - torch.eye(2, dtype=torch.float64)[y]
+        return slopes[:, :, None] * x[:, None, :]  # (images, 2, 3)
+
+    def squares(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return torch.cat([gradients(x, y) for x, y in pairs]).square().mean(0)
+
+    def rounded(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return squares(pairs[::-1]) * (1 + 1e-7 * len(pairs[0][1]))
+
+    def batch_means(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return torch.stack([gradients(x, y).mean(0).square() for x, y in pairs]).mean(0)
+
+    def whole_sum(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        g = torch.cat([gradients(x, y) for x, y in pairs])
+        return g.sum(0).square() / len(g)
+
+    def whole_mean(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return torch.cat([gradients(x, y) for x, y in pairs]).mean(0).square()
+
+    def scaled(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return 1000 * squares(pairs)
+
+    estimators = [squares, rounded, scaled, batch_means, whole_sum, whole_mean]
+    verdicts = [_ask(answer, estimate, images.clone(), labels.clone()) for estimate in estimators]
+    problem = next((v for v in verdicts if v is None or v is ... or isinstance(v, Exception)), False)
+    if problem is not False:
+        _judge(problem, True, "", {})
+        return
+    found = "".join(str(int(bool(v))) if isinstance(v, bool | Tensor) and _same_size(v) else "?" for v in verdicts)
+    _judge(
+        found,
+        "000111",
+        "one comparison finds both mistakes, and leaves right code alone.",
+        {
+            "return a single True or False for each estimator.": found if "?" in found else "",
+            "True and False are the wrong way round: True for wrong code.": "111000",
+            "it never fires: the square of the batch mean passes as right.": "000000",
+            "it fires at everything, at right code too.": "111111",
+            "it finds the square of the batch mean, but not the square of the sum over all images.": "000100",
+            "the squares of sums over all images are found, but not that of the batch mean.": "000011",
+            "it fires at right code whose last digits differ: compare with a tolerance.": "010111",
+            "it asks how large F is: right code with another scale is still right.": "001111",
+            "the detector misses some wrong code or fires at right code: compare one batch of all images with the "
+            "mean over batches of one.": found,
+        },
+    )
+
+
+def _same_size(value: bool | Tensor) -> bool:
+    """Whether a verdict is one value."""
+    return not isinstance(value, Tensor) or value.numel() == 1
+
+
+def check_8_5(answer: str | list[str] | tuple[str, ...] | None) -> None:
+    """Judge three diagnoses: same weights at every λ, F that shrinks with the batch, harm though no weight moved."""
+    letters = "".join(map(str, answer)) if isinstance(answer, list | tuple) else answer
+    _judge(
+        "".join(letters.replace(",", " ").split()).lower() if isinstance(letters, str) else letters,
+        "cba",
+        "a λ without effect, an F that depends on the batch size, and a state that is no weight.",
+        {
+            "a missing ½ doubles λ, but λ still has an effect: in 1 it has none.": "dba",
+            "a missing ½ is a factor of 2 whatever the batch size: in 2 it grows with the batch.": "cda",
+            "3: the ½ changes how strongly weights are held, but there they did not move at all.": "cbd",
+            "1 and 2 are exchanged: a penalty of zero does not ask for twice the λ.": "bca",
+            "1 and 3 are exchanged: drifting statistics do not make λ useless.": "abc",
+            "2 and 3 are exchanged: what changes although no weight moves?": "cab",
+        },
+    )
+
+
+# ---- notebook 09 -----------------------------------------------------------------------------------------------------
+
+
+def check_9_1(answer: Callable[..., Any]) -> None:
+    """Judge `protected_step(model, images, labels, optimizer, ewc)` by where one step of descent leads."""
+    images, labels, model, ewc = _numbers(6, 4), torch.arange(6) % 3, nn.Linear(4, 3, dtype=torch.float64), EWC(2)
+    parameters = dict(model.named_parameters())
+    for k, p in enumerate(parameters.values()):
+        p.data, p.grad = _numbers(*p.shape, seed=k), torch.full_like(p, 0.5)  # of an earlier step
+    stars = {name: _numbers(*p.shape, seed=3) for name, p in parameters.items()}
+    ewc.add({name: _numbers(*p.shape, seed=5).square() for name, p in parameters.items()}, stars)
+    loss, penalty = cross_entropy(model(images), labels), ewc.penalty(model)
+    data, pull = (_flat(torch.autograd.grad(value, list(parameters.values()))) for value in (loss, penalty))
+    before = _flat(p.detach() for p in parameters.values())
+    optimizer = torch.optim.SGD(parameters.values(), lr=1)
+    returned = _ask(answer, model, images, labels, optimizer, ewc)
+    after, expected = _flat(p.detach() for p in parameters.values()), before - data - pull
+    if isinstance(returned, Exception) or (returned is None and _same(after, before)):
+        _judge(returned, expected, "", {})
+    elif _same(after, expected) and not (_same(returned, loss) or _same(returned, loss + penalty)):
+        print("Not yet: the weights are right, but what is returned is not the loss.")
+    else:
+        mistakes = {
+            "no weight has moved: step() must come when the gradients are there, before zero_grad().": before,
+            "the penalty had no effect: zero_grad() wiped it out, or add_gradient came after step().": before - data,
+            "the loss had no effect: zero_grad() came after backward(), or backward() is missing.": before - pull,
+            "gradients of an earlier step are still in it: zero_grad() comes before backward().": expected - 0.5,
+            "gradients of an earlier step are still in it, and the penalty is not.": before - data - 0.5,
+            "the penalty is in it twice: ewc.penalty or ewc.add_gradient, not both.": expected - pull,
+        }
+        _judge(after, expected, "the loss's gradient and the penalty's meet in .grad; the step uses both.", mistakes)
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of several tensors in one row."""
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def check_9_2(answer: Callable[..., Any]) -> None:
+    """Judge `train_but_keep_statistics(model)` by the layers that are in eval() mode afterwards."""
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Dropout(0.1))
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), inner).eval()
+    returned = _ask(answer, model)
+    layers = (model[1], model[2], inner[2], inner[3])
+    resting = " ".join(type(layer).__name__ for layer in layers if not layer.training)
+    if returned is None and len(resting.split()) < len(layers):
+        print("Not yet: the modes have changed, but nothing is returned: return the model.")
+    elif returned is None or isinstance(returned, Exception):
+        _judge(returned, "", "", {})
+    elif returned is not model:
+        print(f"Not yet: return the model that was given, changed in place, not {type(returned).__name__}.")
+    elif not all(p.requires_grad for p in model.parameters()):
+        print("Not yet: some weights are frozen: only the mode should change, their weights may still learn.")
+    else:
+        mistakes = {
+            "everything is in eval() mode: begin with model.train().": "BatchNorm2d Dropout BatchNorm1d Dropout",
+            "everything is in train() mode, so the statistics drift: train() comes before the loop.": "",
+            "the batch-norm layer further down was missed: model.modules() goes to every depth.": "BatchNorm2d",
+            "BatchNorm2d was missed: isinstance takes a tuple of both types.": "BatchNorm1d",
+            "this is the wrong way round: batch-norm belongs into eval(), the others into train().": "Dropout Dropout",
+            f"these layers are in eval() mode: {resting}.": resting,
+        }
+        right = "the statistics stay, dropout works, and EWC holds the weights."
+        _judge(resting, "BatchNorm2d BatchNorm1d", right, mistakes)
+
+
+def check_9_3(answer: Callable[..., Any]) -> None:
+    """Judge `grow_rows(precision, center, weight)`, eq. (9.4): three rows become five. μ may end in anything."""
+    precision, center, weight = _numbers(3, 4).square(), _numbers(3, 4, seed=1), _numbers(5, 4, seed=2)
+    found = _ask(answer, precision.clone(), center.clone(), weight.clone())
+    if found is None or found is ... or isinstance(found, Exception):
+        _judge(found, 0, "", {})
+        return
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        print(f"Not yet: return two tensors, S and μ, not {type(found).__name__}.")
+        return
+    zeros, ones = torch.zeros(2, 4), torch.ones(2, 4)
+    expected, mistakes = (
+        torch.cat((precision, zeros)),
+        {
+            "this is S as it was: it needs a row for each row of the larger layer.": precision,
+            "the new rows are held with S = 1: A does not know them, so their S is 0.": torch.cat((precision, ones)),
+            "the new rows are held like the mean of the old ones: A does not know them, so their S is 0.": torch.cat(
+                (precision, precision.mean(0).expand(2, 4))
+            ),
+            "the new rows come first in S: they stand below the old ones.": torch.cat((zeros, precision)),
+            "the old rows have lost their S, so the old classes would be free.": torch.zeros(5, 4),
+            "S and μ are exchanged: return S first.": torch.cat((center, weight[3:])),
+        },
+    )
+    given = found[0]
+    if _same(given, expected):
+        given, expected = _ask(lambda: torch.as_tensor(found[1])), torch.cat((center, weight[3:]))
+        mistakes = {
+            "μ has too few rows: it needs one for each row of the larger layer.": center,
+            "μ of the old rows is θ*, not the weights as they are now.": weight,
+            "the new rows come first in μ: they stand below the old ones.": torch.cat(
+                (weight[3:], center[:1], weight[3:])
+            ),
+            "μ of the old rows is lost, so they would be pulled towards zero.": torch.cat((0 * center, weight[3:])),
+        }
+        if isinstance(given, Tensor) and given.shape == weight.shape and bool(given[3:].isfinite().all()):
+            given = torch.cat((given[:3], weight[3:]))  # at S = 0 any μ is right
+    _judge(given, expected, "the old rows keep their springs; a spring of strength 0 may end anywhere.", mistakes)
+
+
+def check_9_4(answer: float | None) -> None:
+    """Judge the λ to try after 1, 10, 100 and 1,000, where the last had the best mean."""
+    _judge(
+        answer,
+        10_000,
+        "the best so far lies at the edge, so nobody knows yet whether the next is better.",
+        {
+            "factors of 3 come later: first find a best λ with a worse one on both sides.": 3_000,
+            "between 100 and 1,000 is too early: the mean still rises at the edge of the table.": 300,
+            "1,000 has the best mean, but it is the largest that was tried: is the next one better still?": 1_000,
+            "100 has a mean of 82.5 %, 1,000 has 87.5 %: go on in the direction that improves.": 100,
+            "10 has been tried: its mean is 71.5 %, far from the best.": 10,
+            "1 has been tried: its mean is 64.5 %, the worst.": 1,
+            "this leaps: go on by the same factor as before.": 100_000,
+            "compute the mean of each row, and look where the best one stands.": _ask(float, answer),
+        },
+    )
+
+
+def check_9_5(answer: str | list[str] | tuple[str, ...] | None) -> None:
+    """Judge four diagnoses: penalty 0.0, statistics that drift, competing classes, λ too large under Adam."""
+    letters = "".join(map(str, answer)) if isinstance(answer, list | tuple) else answer
+    _judge(
+        "".join(letters.replace(",", " ").split()).lower() if isinstance(letters, str) else letters,
+        "cdba",
+        "look at the penalty first: it says whether weights moved, and whether anybody noticed.",
+        {
+            "1 and 2 are exchanged: with drifting statistics λ has an effect on the weights, but not on the harm.": (
+                "dcba"
+            ),
+            "1: with a λ far too large the old task would stay; here it is lost.": "adbc",
+            "3 and 4 are exchanged: only with several classes in one output can masking help.": "cdab",
+            "2: θ* that moves along makes the penalty zero, and λ = 10⁹ would not keep the weights in place.": "ccba",
+            "4: new classes in a shared output cost the old ones, but the new task itself is learnt.": "cdbb",
+            "3: a λ that is too large keeps the new classes from being learnt; here only they are predicted.": "cdaa",
         },
     )
 
