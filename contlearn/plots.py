@@ -360,17 +360,19 @@ def _label_points(axes: Axes, curves: Mapping[str, Sequence[Point]], colours: Ma
     assert figure is not None
     figure.draw_without_rendering()  # the layout gives the axes their final size
     frame = axes.get_window_extent()
-    taken = []  # boxes in pixels
+    taken: list[tuple[float, ...]] = []  # boxes in pixels: left, bottom, right, top
     for points in curves.values():
         path = axes.transData.transform([(100 * point.x, 100 * point.y) for point in points])
         along = np.linspace(0, len(path) - 1, 20 * len(path))
         for x, y in zip(*(np.interp(along, range(len(path)), axis) for axis in path.T), strict=True):
-            taken.append(Bbox.from_bounds(x - 7, y - 7, 14, 14))
+            taken.append((x - 7, y - 7, x + 7, y + 7))
 
     def cost(box: Bbox) -> float:
-        overlaps = (Bbox.intersection(box, other) for other in taken)
-        inside = Bbox.intersection(box, frame)
-        return sum(_area(overlap) for overlap in overlaps) + 20 * (_area(box) - _area(inside))
+        left, bottom, right, top = np.array([*taken, frame.extents]).T
+        wide = (np.minimum(right, box.x1) - np.maximum(left, box.x0)).clip(min=0)
+        high = (np.minimum(top, box.y1) - np.maximum(bottom, box.y0)).clip(min=0)
+        *overlaps, inside = wide * high
+        return float(sum(overlaps) + 20 * (box.width * box.height - inside))
 
     sides = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
     places = [(r * dx, r * dy, sides[dx][0], sides[dy][1])
@@ -378,6 +380,8 @@ def _label_points(axes: Axes, curves: Mapping[str, Sequence[Point]], colours: Ma
     for name, points in curves.items():
         for k, point in enumerate(points):
             words = "\n".join(word for word in (name if k == 0 else "", point.label) if word)
+            if not words:
+                continue
             text = axes.annotate(
                 words, (100 * point.x, 100 * point.y), xytext=(0, 0), textcoords="offset points",
                 color=_ink(colours[name]), fontsize=10, linespacing=1.05,
@@ -389,14 +393,10 @@ def _label_points(axes: Axes, curves: Mapping[str, Sequence[Point]], colours: Ma
                 costs.append(cost(text.get_window_extent()))
             dx, dy, ha, va = places[costs.index(min(costs))]
             text.set(position=(dx, dy), ha=ha, va=va)
-            taken.append(text.get_window_extent())
-            if words and max(abs(dx), abs(dy)) > 20:  # far from its point: tie the two together
+            taken.append(tuple(text.get_window_extent().extents))
+            if max(abs(dx), abs(dy)) > 20:  # far from its point: tie the two together
                 tie = {"arrowstyle": "-", "color": colours[name], "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
                 axes.annotate("", text.xy, xytext=(dx, dy), textcoords="offset points", arrowprops=tie)
-
-
-def _area(box: Bbox | None) -> float:
-    return 0.0 if box is None else box.width * box.height
 
 
 def _subplots(width: float = 7.0, height: float = 3.6) -> tuple[Figure, Axes]:
