@@ -1235,6 +1235,3 @@ def check_9_5(answer: str | list[str] | tuple[str, ...] | None) -> None:
             "3: a λ that is too large keeps the new classes from being learnt; here only they are predicted.": "cdaa",
         },
     )
-
-
-# ---- the end ---------------------------------------------------------------------------------------------------------
