@@ -15,20 +15,18 @@ on the runs that hold task A's weights, four of "batch norm, frozen" with seed 2
 """
 
 import copy
-import json
 import sys
 from collections.abc import Callable, Iterable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
+import results
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from contlearn import EWC, MLP, accuracy, diagonal_fisher, load_fashion_mnist, load_mnist, permuted, train
 
-PATH = Path(__file__).parent.parent / "files" / "results" / "gallery.json"
+PATH = results.FOLDER / "gallery.json"
 REFERENCE = 1000
 RATES_A, RATES_B = (0.1, 0.1, 0.01), (0.05, 0.05, 0.005)
 LADDER = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 10**6, 3 * 10**6, 10**7)
@@ -300,23 +298,18 @@ def main(seeds: list[int]) -> None:
 
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
-    """All of it or nothing: the file is replaced when its successor is complete."""
-    results = {
-        "command": " ".join(["python", "benchmarks/gallery.py", *map(str, seeds)]),
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "images": {"MNIST": 50_000, "F": 12_000, "Fashion-MNIST": 12_000, "permuted MNIST": 12_000},
-        "learning_rates": {"task A": RATES_A, "later": RATES_B},
-        "batch_size": 64,
-        "reference_importance": REFERENCE,
-        "seeds": seeds,
-        "runs": runs,
-    }
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = PATH.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(PATH)
+    """Keep what is complete; see `results.write`."""
+    command = " ".join(["python", "benchmarks/gallery.py", *map(str, seeds)])
+    results.write(
+        PATH,
+        command,
+        images={"MNIST": 50_000, "F": 12_000, "Fashion-MNIST": 12_000, "permuted MNIST": 12_000},
+        learning_rates={"task A": RATES_A, "later": RATES_B},
+        batch_size=64,
+        reference_importance=REFERENCE,
+        seeds=seeds,
+        runs=runs,
+    )
 
 
 if __name__ == "__main__":

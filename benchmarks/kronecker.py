@@ -14,13 +14,11 @@ of processor time, which do not count what the machine does besides. The file is
 """
 
 import copy
-import json
 import sys
 import time
-from datetime import date
-from pathlib import Path
 from typing import Any
 
+import results
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -37,8 +35,9 @@ from contlearn import (
     load_mnist,
     train,
 )
+from contlearn.fisher import uniform
 
-PATH = Path(__file__).parent.parent / "files" / "results" / "kronecker.json"
+PATH = results.FOLDER / "kronecker.json"
 EPOCHS = 5
 VALIDATION_SEED = 100
 L2_IMPORTANCES = (100, 300, 1000)
@@ -100,8 +99,7 @@ def one_seed(mnist: Task, fashion: Task, seed: int, measured_on: str) -> list[di
     after_a = run("MNIST alone", fresh, mnist, 0.1)
     theta_star = dict(after_a.named_parameters())
     diagonal = diagonal_fisher(after_a, mnist.train_loader(1000, seed=seed))
-    mean = sum(float(f.sum()) for f in diagonal.values()) / sum(f.numel() for f in diagonal.values())
-    flat = {name: torch.full_like(f, mean) for name, f in diagonal.items()}
+    flat = uniform(diagonal)
     for method, strengths, importances in (
         ("L2", flat, L2_IMPORTANCES),
         ("EWC", diagonal, DIAGONAL_IMPORTANCES),
@@ -158,23 +156,18 @@ def timing(mnist: Task, fashion: Task) -> dict[str, list[float]]:
 
 
 def write(runs: list[dict[str, Any]], seconds: dict[str, list[float]], seeds: list[int]) -> None:
-    """All of it or nothing: the file is replaced when its successor is complete."""
-    results = {
-        "command": " ".join(["python", "benchmarks/kronecker.py", *map(str, seeds)]),
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "epochs": EPOCHS,
-        "batch_size": 64,
-        "seeds": seeds,
-        "validation": {"seed": VALIDATION_SEED, "images": 10_000},
-        "seconds": seconds,
-        "runs": runs,
-    }
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = PATH.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(PATH)
+    """Keep what is complete; see `results.write`."""
+    command = " ".join(["python", "benchmarks/kronecker.py", *map(str, seeds)])
+    results.write(
+        PATH,
+        command,
+        epochs=EPOCHS,
+        batch_size=64,
+        seeds=seeds,
+        validation={"seed": VALIDATION_SEED, "images": 10_000},
+        seconds=seconds,
+        runs=runs,
+    )
 
 
 if __name__ == "__main__":

@@ -20,21 +20,21 @@ about a minute and a quarter, one of fifty eight minutes.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import results
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from contlearn import EWC, MLP, Task, accuracy, diagonal_fisher, load_mnist, permuted, train
+from contlearn.fisher import uniform
 
-PATH = Path(__file__).parent.parent / "files" / "results" / "many_tasks.json"
+PATH = results.FOLDER / "many_tasks.json"
 VALIDATION_TASKS, VALIDATION_SEED, HELD_OUT = 5, 100, 10_000
 
 
@@ -142,8 +142,7 @@ def remember(ewc: EWC, model: nn.Module, task: Task, images: int, flat: bool) ->
         ewc.consolidate(model, loader)
         return
     fisher = diagonal_fisher(model, loader)
-    mean = sum(float(f.sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
-    ewc.add({name: torch.full_like(f, mean) for name, f in fisher.items()}, dict(model.named_parameters()))
+    ewc.add(uniform(fisher), dict(model.named_parameters()))
 
 
 def examination(data: Task, number: int) -> Task:
@@ -194,31 +193,26 @@ def once(section: str, key: dict[str, Any], again: bool, make: Any) -> dict[str,
 
 def read() -> dict[str, Any]:
     """What the file holds."""
-    results: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
-    return results
+    held: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
+    return held
 
 
 def write(section: str, key: dict[str, Any], run: dict[str, Any]) -> None:
     """Put one run in its place: all of it or nothing."""
-    PATH.parent.mkdir(parents=True, exist_ok=True)
     held = read()  # another process may have written meanwhile
     place = {name: value for name, value in key.items() if section == "validation" or name != "importance"}
     others = [other for other in held.get(section, []) if not other.items() >= place.items()]
-    results = {
-        "command": "python benchmarks/many_tasks.py; python benchmarks/many_tasks.py --tasks 50",
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "validation_tasks": VALIDATION_TASKS,
-        "settings": {str(tasks): setting._asdict() for tasks, setting in SETTINGS.items()},
-        "held_out": HELD_OUT,
-        "validation": held.get("validation", []),
-        "runs": held.get("runs", []),
-    }
-    results[section] = sorted([*others, run], key=lambda r: (r["tasks"], r["seed"], order(r), r["importance"] or 0))
-    unfinished = PATH.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
-    unfinished.replace(PATH)
+    sections = {"validation": held.get("validation", []), "runs": held.get("runs", [])}
+    sections[section] = sorted([*others, run], key=lambda r: (r["tasks"], r["seed"], order(r), r["importance"] or 0))
+    results.write(
+        PATH,
+        "python benchmarks/many_tasks.py; python benchmarks/many_tasks.py --tasks 50",
+        compact=True,
+        validation_tasks=VALIDATION_TASKS,
+        settings={str(tasks): setting._asdict() for tasks, setting in SETTINGS.items()},
+        held_out=HELD_OUT,
+        **sections,
+    )
 
 
 def order(run: dict[str, Any]) -> int:

@@ -11,12 +11,10 @@ written anew after each seed.
 """
 
 import copy
-import json
 import sys
-from datetime import date
-from pathlib import Path
 from typing import Any
 
+import results
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -24,7 +22,7 @@ from torch.utils.data import TensorDataset
 
 from contlearn import EWC, Task, accuracy, joint, load_fashion_mnist, load_mnist
 
-PATH = Path(__file__).parent.parent / "files" / "results" / "own_model.json"
+PATH = results.FOLDER / "own_model.json"
 TRAINING, VALIDATION, FISHER = 12_000, 5_000, 1_000  # images: the first, the last, and the first again
 EPOCHS_A, EPOCHS_B, RATE = 3, 2, 0.001
 GRADIENT = (30, 100, 300, 1_000, 3_000, 10_000)
@@ -132,22 +130,17 @@ def one_seed(mnist: tuple[Task, Task], fashion: tuple[Task, Task], seed: int) ->
 
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
-    """All of it or nothing: the file is replaced when its successor is complete."""
-    results = {
-        "command": " ".join(["python", "benchmarks/own_model.py", *map(str, seeds)]),
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "images": {"training": TRAINING, "validation": VALIDATION, "fisher": FISHER},
-        "epochs": [EPOCHS_A, EPOCHS_B],
-        "batch_size": 64,
-        "seeds": seeds,
-        "runs": runs,
-    }
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = PATH.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(PATH)
+    """Keep what is complete; see `results.write`."""
+    command = " ".join(["python", "benchmarks/own_model.py", *map(str, seeds)])
+    results.write(
+        PATH,
+        command,
+        images={"training": TRAINING, "validation": VALIDATION, "fisher": FISHER},
+        epochs=[EPOCHS_A, EPOCHS_B],
+        batch_size=64,
+        seeds=seeds,
+        runs=runs,
+    )
 
 
 if __name__ == "__main__":

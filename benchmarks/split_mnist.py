@@ -12,20 +12,18 @@ blow up. The last 10,000 training images are not trained on: they are for choosi
 each seed.
 """
 
-import json
 import sys
 from collections.abc import Iterator
-from datetime import date
-from pathlib import Path
 from typing import Any
 
+import results
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from contlearn import EWC, MLP, Masked, Task, accuracy, load_mnist, split, train
 
-PATH = Path(__file__).parent.parent / "files" / "results" / "split_mnist.json"
+PATH = results.FOLDER / "split_mnist.json"
 SCENARIOS = ("task", "domain", "class")
 IMPORTANCES = (0, *(10**k for k in range(9)))
 MEMORIES = (5, 10, 20, 50, 100, 200, 500)
@@ -140,23 +138,18 @@ def odd_or_even(task: Task) -> Task:
 
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
-    """All of it or nothing: the file is replaced when its successor is complete."""
-    results = {
-        "command": " ".join(["python", "benchmarks/split_mnist.py", *map(str, seeds)]),
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "epochs": EPOCHS,
-        "learning_rates": RATES,
-        "batch_size": BATCH,
-        "hidden": [400, 400],
-        "seeds": seeds,
-        "runs": runs,
-    }
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = PATH.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(PATH)
+    """Keep what is complete; see `results.write`."""
+    command = " ".join(["python", "benchmarks/split_mnist.py", *map(str, seeds)])
+    results.write(
+        PATH,
+        command,
+        epochs=EPOCHS,
+        learning_rates=RATES,
+        batch_size=BATCH,
+        hidden=[400, 400],
+        seeds=seeds,
+        runs=runs,
+    )
 
 
 if __name__ == "__main__":

@@ -8,18 +8,17 @@ penalty, which acts through its proximal step, so that no λ can blow up. The fi
 """
 
 import copy
-import json
 import sys
-from datetime import date
-from pathlib import Path
 from typing import Any
 
+import results
 import torch
 from torch import nn
 
 from contlearn import EWC, MLP, Task, accuracy, diagonal_fisher, joint, load_fashion_mnist, load_mnist, train
+from contlearn.fisher import uniform
 
-PATH = Path(__file__).parent.parent / "files" / "results" / "importance.json"
+PATH = results.FOLDER / "importance.json"
 EPOCHS = 5
 EWC_IMPORTANCES = (1, 10, 30, 100, 200, 300, 1000, 3000, 10000)
 L2_IMPORTANCES = (10, 30, 100, 300, 1000, 10000)
@@ -56,8 +55,7 @@ def one_seed(mnist: Task, fashion: Task, seed: int) -> list[dict[str, Any]]:
         run("unprotected", after_a, fashion, lr)
     theta_star = dict(after_a.named_parameters())
     fisher = diagonal_fisher(after_a, mnist.train_loader(1000, seed=seed))
-    mean = sum(float(f.sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
-    flat = {name: torch.full_like(f, mean) for name, f in fisher.items()}
+    flat = uniform(fisher)
     for method, strengths, importances in (("EWC", fisher, EWC_IMPORTANCES), ("L2", flat, L2_IMPORTANCES)):
         for importance in importances:
             ewc = EWC(importance)
@@ -68,21 +66,16 @@ def one_seed(mnist: Task, fashion: Task, seed: int) -> list[dict[str, Any]]:
 
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
-    """All of it or nothing: the file is replaced when its successor is complete."""
-    results = {
-        "command": " ".join(["python", "benchmarks/sweep_importance.py", *map(str, seeds)]),
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "epochs": EPOCHS,
-        "batch_size": 64,
-        "seeds": seeds,
-        "runs": runs,
-    }
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = PATH.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(PATH)
+    """Keep what is complete; see `results.write`."""
+    command = " ".join(["python", "benchmarks/sweep_importance.py", *map(str, seeds)])
+    results.write(
+        PATH,
+        command,
+        epochs=EPOCHS,
+        batch_size=64,
+        seeds=seeds,
+        runs=runs,
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import nn
 from contlearn import plots
 from contlearn.data import Task, joint, load_fashion_mnist, load_mnist
 from contlearn.ewc import EWC
-from contlearn.fisher import Estimator, diagonal_fisher
+from contlearn.fisher import Estimator, diagonal_fisher, uniform
 from contlearn.models import MLP
 from contlearn.training import History, train
 
@@ -121,9 +121,8 @@ def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace
     ewc.add(fisher, theta_star)
     act("EWC", copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), ewc)
     if not options.acts_only:
-        mean = sum(float(f.sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
         l2 = EWC(options.importance)
-        l2.add({name: torch.full_like(f, mean) for name, f in fisher.items()}, theta_star)
+        l2.add(uniform(fisher), theta_star)
         act("L2", copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), l2)
         act("joint", copy.deepcopy(fresh), joint([mnist, fashion]), slow_end(options.lr))
     return run

@@ -85,6 +85,12 @@ def diagonal_fisher(
     return {name: total / count for name, total in fisher.items()}
 
 
+def uniform(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """F with each entry replaced by the mean of all, so that EWC becomes L2 of equal mean strength."""
+    mean = sum(float(f.sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
+    return {name: torch.full_like(f, mean) for name, f in fisher.items()}
+
+
 class Factors(NamedTuple):
     """The block of the Fisher information that belongs to one layer, approximately A ⊗ G, eq. (7.3).
 
