@@ -18,7 +18,8 @@ from torch import nn
 from contlearn import plots
 from contlearn.data import Task, joint, load_fashion_mnist, load_mnist
 from contlearn.ewc import EWC
-from contlearn.fisher import Estimator, diagonal_fisher, uniform
+from contlearn.fisher import diagonal_fisher, uniform
+from contlearn.likelihoods import Estimator
 from contlearn.models import MLP
 from contlearn.training import History, train
 

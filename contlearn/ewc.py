@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from contlearn.fisher import Estimator, KroneckerFisher
+from contlearn.fisher import KroneckerFisher
+from contlearn.likelihoods import Estimator
 from contlearn.quadratics import Diagonal, Kronecker
 
 Anchor = Literal["optima", "latest"]

@@ -98,16 +98,35 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = was_training
 
 
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """In `eval()` mode; afterwards in the modes and with the buffers from before, even if `forward` updates some."""
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    try:
+        with mode(model, training=False):  # dropout off, batch-norm statistics neither taken from the batch nor changed
+            yield
+    finally:
+        for module, name, buffer, value in buffers:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def check_logits(logits: Any, images: int) -> None:
+    """Raises ValueError: `logits` is no tensor of shape (images, C)."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must return logits of shape ({images}, classes), got {found}")
+
+
 def classify(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """The logits (N, C) of a batch, checked: one row an input and one column for each label that occurs.
 
     Raises:
         ValueError: the model's output has another shape, or a label has no logit.
     """
-    logits = model(inputs)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must return logits of shape ({len(labels)}, classes), got {found}")
+    logits: Tensor = model(inputs)
+    check_logits(logits, len(labels))
     # On a GPU this look at the values would wait for the device at every batch; CUDA's own assertion steps in there.
     if labels.device.type == "cpu" and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from contlearn.fisher import Estimator, Factors, KroneckerFisher, diagonal_fisher, kronecker_fisher
+from contlearn.fisher import Factors, KroneckerFisher, diagonal_fisher, kronecker_fisher
+from contlearn.likelihoods import Estimator
 
 
 class Diagonal:

@@ -20,6 +20,8 @@ from contlearn import diagonal_fisher, kronecker_fisher
 
 CLASSES = 4
 ESTIMATORS = ["exact", "sample", "empirical", "predicted"]
+# Some models below look as if a layer had a closed form; that this is found out, and said, is tested once.
+pytestmark = pytest.mark.filterwarnings("ignore:the closed form of .* differs from autograd")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 fisher_of = partial(diagonal_fisher, progress=False)
@@ -342,7 +344,7 @@ def test_sample_converges_to_exact() -> None:
 @every(CLOSED_FORM)
 def test_closed_form_is_taken(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain linear and convolutional networks never go the slow way, image by image."""
-    monkeypatch.setattr("contlearn.fisher.vmap", None)
+    monkeypatch.setattr("contlearn.per_image.vmap", None)
     fisher_of(case.model(), [case.data()])
 
 
@@ -560,7 +562,7 @@ def test_no_tensor_is_larger_than_the_budget(name: str, size: int | None, monkey
     batches = list(zip(images.split(size or len(images)), labels.split(size or len(images)), strict=True))
     with oracles.Watch() as watch:
         fisher_of(case.model(), batches)
-    assert budget / 8 < watch.largest <= budget
+    assert budget / 32 < watch.largest <= budget  # the budget is for all activations, patches and gradients together
 
 
 # The model is left as it was found
@@ -717,15 +719,13 @@ IMAGES, LABELS = CASES["mlp"].data()
         (ValueError, r"shape \(5,\).*\(5, 4\)", None, [(IMAGES, torch.eye(4, dtype=torch.int64)[LABELS])]),
         (ValueError, "integers.*float32", None, [(IMAGES, LABELS.float())]),
         (ValueError, r"shape \(5,\).*\(4,\)", None, [(IMAGES, LABELS[1:])]),
-        (ValueError, "from 0 to 4.*0 to 3", None, [(IMAGES, torch.tensor([0, 1, 2, 3, 4]))]),
-        (ValueError, "from -1 to 3.*0 to 3", None, [(IMAGES, LABELS), (IMAGES, torch.tensor([-1, 1, 2, 3, 0]))]),
         (TypeError, "got dict", None, [{"image": IMAGES, "label": LABELS}]),
         (TypeError, "got Tensor", None, [IMAGES]),
         (TypeError, "got tuple", None, [(IMAGES, LABELS, LABELS)]),
         (TypeError, "got list", None, [[IMAGES, LABELS.tolist()]]),
-        (ValueError, r"\(3, classes\), got \(3, 2, 5\)", lambda: nn.Linear(3, 5), [(IMAGES, LABELS)]),
+        (ValueError, r"\(1, classes\), got \(1, 2, 5\)", lambda: nn.Linear(3, 5), [(IMAGES, LABELS)]),
         (ValueError, r"classes\), got tuple", lambda: nn.GRU(3, 4, batch_first=True), [(IMAGES, LABELS)]),
-        (ValueError, r"\(3, classes\), got \(3,\)", lambda: Wired(lambda m, x: m.a(x).sum((1, 2)), a=nn.Linear(3, 1)),
+        (ValueError, r"\(1, classes\), got \(1,\)", lambda: Wired(lambda m, x: m.a(x).sum((1, 2)), a=nn.Linear(3, 1)),
          [(IMAGES, LABELS)]),
     ],
 )  # fmt: skip
@@ -737,6 +737,15 @@ def test_mistakes_are_named_and_leave_the_model_alone(
     with pytest.raises(error, match=message):
         fisher_of(built, loader)
     assert [module.training for module in built.modules()] == modes
+
+
+@pytest.mark.parametrize("last", [4, -1])
+def test_only_empirical_looks_at_the_labels(last: int) -> None:
+    model, wrong = CASES["mlp"].model(), [(IMAGES, LABELS), (IMAGES, torch.tensor([0, 1, 2, 3, last]))]
+    for estimator in ("exact", "sample", "predicted"):
+        fisher_of(model, wrong, estimator)
+    with pytest.raises(ValueError, match=f"from {min(0, last)} to {max(3, last)}.*0 to 3"):
+        fisher_of(model, wrong, "empirical")
 
 
 def test_an_unknown_estimator_is_named_with_the_known_ones() -> None:

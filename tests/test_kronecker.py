@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from contlearn import EWC, train
 from contlearn.fisher import Factors, KroneckerFisher, kronecker_fisher
 
+pytestmark = pytest.mark.filterwarnings("ignore:the closed form of .* differs from autograd")
 DOUBLE = torch.float64
 Task = tuple[KroneckerFisher, dict[str, Tensor]]  # F and θ*
 fisher_of = partial(kronecker_fisher, progress=False)

@@ -1,0 +1,259 @@
+"""The closed form of a layer's gradients, and the proof, on this model and these images, that it holds.
+
+A linear layer z = W a + b has, for one image, the gradients ∂/∂W = g aᵀ and ∂/∂b = g with g = ∂/∂z, eq. (4.9). So all
+that has to be differentiated is what comes after z. This is right if, in the pass at hand,
+
+  - the layer was called once, with images along the first dimension;
+  - every path from the logits to its parameters leads through z: read off autograd's graph (`connected`);
+  - g aᵀ of an image is what autograd finds with that image alone (`agrees`).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import group_norm, layer_norm, rms_norm, unfold
+
+_Node = Any  # of autograd's graph
+
+
+class Layer:
+    """A linear or convolutional layer, and what passed through it in the last forward pass.
+
+    A convolution is linear in its patches. With G groups, T positions in the image (tokens, or places of the kernel; 1
+    for a plain linear layer), I inputs and O outputs a group: patches a are (N, G, I, T), gradients g are (N, G, O, T).
+    """
+
+    def __init__(self, name: str, module: Any, names: dict[str, str]) -> None:
+        self.name, self.module = name, module
+        self.names = names  # "weight" and "bias", where trainable, to the parameter's name in the model
+        self.factored = type(self) is Layer and getattr(module, "groups", 1) == 1 and "weight" in names
+        self.listening = False
+        self.calls = 0
+        self.inputs = self.outputs = torch.empty(0)
+
+    def listen(self) -> None:
+        """Forget the last forward pass, and record the next."""
+        self.listening, self.calls = True, 0
+        self.inputs = self.outputs = torch.empty(0)
+        self._a: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+
+    def record(self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Any) -> Any:
+        """A forward hook."""
+        if not isinstance(output, Tensor):
+            return output
+        if self.listening:
+            self.calls += 1
+            self.inputs, self.outputs = (args[0] if args else kwargs["input"]).detach(), output
+        return output.clone()  # so that an in-place ReLU leaves z alone
+
+    @property
+    def numbers(self) -> int:
+        """How many an image takes here: patches, outputs and gradients."""
+        return (self.patches()[0].numel() + 3 * self.outputs[0].numel()) if self.calls == 1 else 0
+
+    def patches(self) -> Tensor:
+        """a, (N, G, I, T), in at least single precision."""
+        if self._a is None:
+            self._a = self._patches(_precise(self.inputs.to(self.outputs.dtype)))  # as autocast saw them
+        return self._a
+
+    def _patches(self, a: Tensor) -> Tensor:
+        layer = self.module
+        if isinstance(layer, nn.Linear):
+            return a.reshape(len(a), 1, -1, layer.in_features).mT
+        if isinstance(layer, nn.Conv1d):  # an image one pixel high
+            a, options = a[:, :, None], {"dilation": (1, *layer.dilation), "stride": (1, *layer.stride)}
+            a = unfold(a, (1, *layer.kernel_size), padding=(0, int(layer.padding[0])), **options)
+        else:
+            padding = (int(layer.padding[0]), int(layer.padding[1]))
+            a = unfold(a, layer.kernel_size, layer.dilation, padding, layer.stride)
+        return a.reshape(len(a), layer.groups, -1, a.shape[-1])
+
+    def gradients(self, g: Tensor) -> Tensor:
+        """∂/∂z in the shape of the layer's output, brought to (N, G, O, T)."""
+        g = _precise(g)
+        if isinstance(self.module, nn.Linear):
+            return g.reshape(len(g), 1, -1, self.module.out_features).mT
+        return g.reshape(len(g), self.module.groups, self.module.out_channels // self.module.groups, -1)
+
+    def of_image(self, g: Tensor, n: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """For image n the gradients of weight and bias, eq. (4.9), and the size of the sums they come from."""
+        g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
+        size = g.norm(dim=-1).max() * a.norm(dim=-1).max()
+        return {"weight": (g @ a.mT, size), "bias": (g.sum(-1), g.abs().sum(-1).max())}
+
+    def add_squares(self, g: Tensor, budget: int) -> None:
+        """Take in ∂/∂z for one of the vectors that are sent backwards."""
+        g, a = self.gradients(g), self.patches()
+        if a.shape[-1] == 1:  # (g aᵀ)² = g² (a²)ᵀ, so one product serves all images and all vectors, eq. (4.10)
+            if "g²" in self._sums:
+                self._sums["g²"].addcmul_(g, g)
+            else:
+                self._sums["g²"] = g.square()
+            return
+        self._add("bias", g.sum(-1).square().sum(0))
+        some = max(1, budget // (g[0, ..., 0].numel() * a.shape[2]))
+        for g_part, a_part in zip(g.split(some), a.split(some), strict=True):
+            self._add("weight", (g_part @ a_part.mT).square().sum(0))  # per image g aᵀ, eq. (4.9), then its square
+
+    def squares(self) -> dict[str, Tensor]:
+        """Σ_n Σ_v (∂/∂θ)² of the parameters, by name and in their shape, from the gradients taken in."""
+        if "g²" in self._sums:
+            g2 = self._sums["g²"]
+            self._sums = {"weight": torch.einsum("ngot,ngit->goi", g2, self.patches().square()), "bias": g2.sum((0, 3))}
+        return {
+            name: self._sums[kind].reshape(getattr(self.module, kind).shape)
+            for kind, name in self.names.items()
+            if kind in self._sums
+        }
+
+    def add_products(self, g: Tensor) -> None:
+        """Take in ∂/∂z for one of the vectors that are sent backwards."""
+        rows = self.gradients(g)[:, 0].mT.flatten(0, 1)  # (N·T, O)
+        self._add("G", rows.T @ rows)
+
+    def products(self) -> tuple[Tensor, Tensor]:
+        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, and Σ_n Σ_v Σ_t g gᵀ."""
+        a = self.patches()[:, 0].mT.flatten(0, 1)  # (N·T, I)
+        if "bias" in self.names:
+            a = torch.cat((a, a.new_ones(len(a), 1)), 1)
+        return a.T @ a, self._sums["G"]
+
+    def _add(self, key: str, value: Tensor) -> None:
+        self._sums[key] = self._sums[key] + value if key in self._sums else value
+
+
+class Normalisation(Layer):
+    """z = γ ⊙ x̂ + β: for one image ∂/∂γ = Σ g ⊙ x̂ and ∂/∂β = Σ g, over the positions that share a γ.
+
+    Batch norm is one in `eval()` mode, where mean and variance are constants. x̂ and g are brought to (N, K, T), K being
+    the size of γ.
+    """
+
+    def _patches(self, a: Tensor) -> Tensor:
+        layer = self.module
+        if isinstance(layer, nn.LayerNorm):
+            a = layer_norm(a, layer.normalized_shape, eps=layer.eps)
+        elif isinstance(layer, nn.RMSNorm):
+            a = rms_norm(a, list(layer.normalized_shape), eps=layer.eps)
+        elif isinstance(layer, nn.GroupNorm):
+            a = group_norm(a, layer.num_groups, eps=layer.eps)
+        else:
+            shape = (-1, *[1] * (a.ndim - 2))
+            a = (a - layer.running_mean.view(shape)) / (layer.running_var.view(shape) + layer.eps).sqrt()
+        return self.gradients(a)
+
+    def gradients(self, g: Tensor) -> Tensor:
+        """x̂ or ∂/∂z as (N, K, T)."""
+        size = self.module.weight.numel()
+        if isinstance(self.module, nn.LayerNorm | nn.RMSNorm):
+            return _precise(g).reshape(len(g), -1, size).mT
+        return _precise(g).reshape(len(g), size, -1)
+
+    def of_image(self, g: Tensor, n: int) -> dict[str, tuple[Tensor, Tensor]]:
+        g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
+        return {k: (each.sum(-1), each.abs().sum(-1).max()) for k, each in (("weight", g * a), ("bias", g))}
+
+    def add_squares(self, g: Tensor, budget: int) -> None:
+        g = self.gradients(g)
+        self._add("weight", (g * self.patches()).sum(-1).square().sum(0))
+        self._add("bias", g.sum(-1).square().sum(0))
+
+
+def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]:
+    """The layers that may have a closed form, judged by their type alone."""
+    name_of = {id(p): name for name, p in trainable.items()}
+    layers: list[Layer] = []
+    for name, module in model.named_modules():
+        kind = Layer if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) else Normalisation
+        batch_norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+        if kind is not Layer and not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and not batch_norm:
+            continue
+        if batch_norm and not isinstance(module.running_var, Tensor):
+            continue
+        # An image with empty borders cannot show how a border is continued; so of the paddings only that by zeros.
+        if isinstance(getattr(module, "padding", 0), str) or getattr(module, "padding_mode", "zeros") != "zeros":
+            continue
+        direct = dict(module.named_parameters(recurse=False))
+        own = {k: name_of[id(direct[k])] for k in ("weight", "bias") if id(direct.get(k)) in name_of}
+        if own and all(trainable[n].is_floating_point() for n in own.values()):
+            layers.append(kind(name, module, own))
+    return layers
+
+
+def connected(
+    layers: Iterable[Layer], logits: Tensor, images: int, parameters: Mapping[str, Tensor]
+) -> tuple[list[Layer], set[str]]:
+    """Judged by autograd's graph of the last pass: those layers that were called once, on as many inputs as there are
+    images, and whose output lies on every path from the logits to their parameters; and the parameters with a path.
+    """
+    consumers, leaves = _graph(logits)
+
+    def through(node: _Node, target: _Node) -> bool:
+        while node is not target:
+            above = consumers[node]
+            if len(above) != 1:
+                return False
+            node = above[0]
+        return True
+
+    found = [
+        layer
+        for layer in layers
+        if layer.calls == 1
+        and layer.outputs.ndim > 1
+        and len(layer.inputs) == len(layer.outputs) == images
+        and layer.outputs.grad_fn in consumers
+        and all(
+            id(parameters[name]) in leaves and through(leaves[id(parameters[name])], layer.outputs.grad_fn)
+            for name in layer.names.values()
+        )
+    ]
+    return found, {name for name, p in parameters.items() if id(p) in leaves}
+
+
+def _graph(logits: Tensor) -> tuple[dict[_Node, list[_Node]], dict[int, _Node]]:
+    """Autograd's graph below the logits: for each node who uses what it made, and the nodes of the parameters."""
+    consumers: dict[_Node, list[_Node]] = defaultdict(list)
+    leaves: dict[int, _Node] = {}
+    nodes: list[_Node] = [logits.grad_fn]
+    consumers[logits.grad_fn] = []
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable"):  # only those that gather the gradient of a parameter have one
+            leaves[id(node.variable)] = node
+        for below, _ in node.next_functions if node is not None else ():
+            if below is not None:
+                if below not in consumers:
+                    nodes.append(below)
+                consumers[below].append(node)
+    return consumers, leaves
+
+
+def agrees(layer: Layer, g: Tensor, n: int, expected: Mapping[str, Tensor | None]) -> bool:
+    """Whether g aᵀ is what autograd found for image n by itself, up to the rounding of sums of this size."""
+    for kind, (closed, size) in layer.of_image(g, n).items():
+        if kind in layer.names:
+            gradient = expected[layer.names[kind]]
+            error = (closed if gradient is None else closed.sub_(gradient.view_as(closed))).abs_().max()
+            if not bool(error <= tolerance(layer.outputs.dtype) * size):
+                return False
+    return True
+
+
+def only_row(gradients: Sequence[Tensor | None], n: int) -> bool:
+    """Whether nothing but row n of the gradients differs from zero."""
+    return not any(bool(torch.cat((g[:n], g[n + 1 :])).any()) for g in gradients if g is not None)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What two ways to compute one number may differ by, relative to the size of its terms: half of the digits."""
+    return float(torch.finfo(dtype).eps ** 0.5)
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
