@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from contlearn.fisher import KroneckerFisher
+from contlearn.fisher import KroneckerFisher, diagonal_fisher, kronecker_fisher
 from contlearn.likelihoods import Estimator
+from contlearn.per_image import Forward
 from contlearn.quadratics import Diagonal, Kronecker
 
 Anchor = Literal["optima", "latest"]
@@ -96,16 +97,31 @@ class EWC:
             raise ValueError(f"importance={value}: λ must be finite and not negative; 0 switches EWC off")
         self._importance = float(value)
 
-    def consolidate(self, model: nn.Module, loader: Iterable[Any], estimator: Estimator = "exact") -> None:
+    def consolidate(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        estimator: Estimator = "exact",
+        *,
+        forward: Forward | None = None,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+        progress: bool = True,
+    ) -> None:
         """Add a task: its θ* is the model's weights now, its F is measured on all images of `loader`.
 
         Call it when training on the task is over, with the task's training data. The data are not needed again.
+        The arguments are those of `diagonal_fisher`.
 
         Raises:
             ValueError, FloatingPointError: as `diagonal_fisher` and `kronecker_fisher`, or a parameter has changed its
                 shape since an earlier task. Nothing is added then.
         """
-        self.add(self.quadratic.measure(model, loader, estimator), dict(model.named_parameters()))
+        measure = kronecker_fisher if self.structure == "kronecker" else diagonal_fisher
+        fisher: Any = measure(
+            model, loader, estimator, forward=forward, samples=samples, generator=generator, progress=progress
+        )
+        self.add(fisher, dict(model.named_parameters()))
 
     def add(self, fisher: Mapping[str, Tensor] | KroneckerFisher, anchor: Mapping[str, Tensor]) -> None:
         """Add a task of which F, in this EWC's structure, and θ* are known already; as `diagonal_fisher` and
@@ -113,7 +129,8 @@ class EWC:
 
         Raises:
             TypeError: F has the other structure.
-            ValueError: F is negative or not finite somewhere, or a shape differs. Nothing is added then.
+            ValueError: F is negative or not finite somewhere, a shape differs, or a θ* is missing. Nothing is added
+                then.
         """
         if isinstance(fisher, KroneckerFisher) != (self.structure == "kronecker"):
             raise TypeError(f"this EWC has structure={self.structure!r}: take F from {self.structure}_fisher()")
@@ -213,7 +230,9 @@ class EWC:
         """
         try:
             new = EWC(state["importance"], state["decay"], state["anchor"], state["structure"])
-            new.tasks = int(state["tasks"])
+            new.tasks = state["tasks"]
+            if not (isinstance(new.tasks, int) and new.tasks >= 0):
+                raise ValueError(f"tasks={new.tasks}: expected a whole number, 0 or more")
             new.quadratic = _STRUCTURES[new.structure].from_state(state).mapped(torch.clone)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"this is no state_dict of an EWC: {error!r}") from error

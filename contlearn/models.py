@@ -1,5 +1,6 @@
 """The multilayer perceptron of the series, and checkpoints of whatever has a `state_dict`."""
 
+import copy
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -167,9 +168,11 @@ def load_checkpoint(path: Path | str, **parts: Stateful) -> None:
 
     The file is read with `weights_only=True`: it holds tensors and numbers and can run no code.
 
+    All parts are loaded, or none is.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, or holds no part of that name.
+        ValueError: it is no checkpoint, holds no part of that name, or one that is damaged.
         RuntimeError: a part does not fit (another architecture); torch names the parameters.
     """
     try:
@@ -185,5 +188,11 @@ def load_checkpoint(path: Path | str, **parts: Stateful) -> None:
         if not isinstance(saved, dict) or name not in saved:
             held = sorted(saved) if isinstance(saved, dict) else type(saved).__name__
             raise ValueError(f"{path} holds no part {name!r}, only {held}")
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    except Exception:
+        for name, part in parts.items():
+            part.load_state_dict(before[name])
+        raise

@@ -5,15 +5,16 @@ the same four questions: what is the form after one more task, what are its valu
 its proximal step lead. They never change: a new task makes a new one. λ and the ½ are the business of `EWC`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from contlearn.fisher import Factors, KroneckerFisher, diagonal_fisher, kronecker_fisher
-from contlearn.likelihoods import Estimator
+from contlearn.fisher import Factors, KroneckerFisher
+from contlearn.per_image import square
 
 
 class Diagonal:
@@ -26,24 +27,25 @@ class Diagonal:
         constant: float = 0,
     ) -> None:
         self.precision, self.center, self.constant = dict(precision or {}), dict(center or {}), float(constant)
-        if {name: s.shape for name, s in self.precision.items()} != {name: m.shape for name, m in self.center.items()}:
-            raise ValueError("precision and center differ in names or shapes")
+        if self.precision.keys() != self.center.keys():
+            raise ValueError("precision and center differ in names")
         self._weights: tuple[float, list[Tensor]] | None = None
         self._offsets: list[Tensor] = []
-
-    @staticmethod
-    def measure(model: nn.Module, loader: Iterable[Any], estimator: Estimator) -> dict[str, Tensor]:
-        """F of a task, in the form that `with_task` takes."""
-        return diagonal_fisher(model, loader, estimator)
 
     def with_task(
         self, fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor], decay: float, latest: bool
     ) -> "Diagonal":
         """γS + F, centred where the sum has its minimum or, if `latest`, on the new θ*."""
+        own = {name: f.detach().to(torch.promote_types(f.dtype, torch.float32)) for name, f in fisher.items()}
+        new = Diagonal(own, {name: _theta(name, anchor, f) for name, f in own.items()}).checked()
+        for name in own.keys() & self.center.keys():
+            if own[name].shape != self.center[name].shape:
+                found = f"{name}: F has shape {tuple(own[name].shape)}, but the weights have"
+                raise ValueError(f"{found} {tuple(self.center[name].shape)}")
         precision = {name: decay * s for name, s in self.precision.items()}
         center, constant = dict(self.center), decay * self.constant
-        for name, f in fisher.items():
-            theta = _checked(name, f, anchor[name], center.get(name))
+        for name, f in own.items():
+            theta = new.center[name]
             if name not in center:
                 precision[name], center[name] = f.clone(), theta.clone()
                 continue
@@ -51,7 +53,7 @@ class Diagonal:
             share = torch.where(total > 0, f / total, 1)  # of the new task; all of it where no task needs the weight
             step = theta - center[name]
             # S_old (θ−μ_old)² + F (θ−θ*)² = (S_old+F) (θ−μ)² + S_old·F/(S_old+F) (θ*−μ_old)²
-            constant += float((old * share * step.square()).sum(dtype=torch.float64))
+            constant += float((old * share * square(step)).sum(dtype=torch.float64))
             precision[name], center[name] = total, theta.clone() if latest else center[name] + share * step
         return Diagonal(precision, center, 0 if latest else constant)
 
@@ -59,7 +61,7 @@ class Diagonal:
         """The form's value, a scalar, and S (θ − μ) for each parameter, half its gradient."""
         offsets = [p - m for p, m in zip(parameters, self.center.values(), strict=True)]  # θ − μ
         pulls = [s * o for s, o in zip(self.precision.values(), offsets, strict=True)]  # S (θ − μ)
-        products = [torch.dot(o.flatten(), s.flatten()) for o, s in zip(offsets, pulls, strict=True)]
+        products = [torch.vdot(o.flatten(), s.flatten()).real for o, s in zip(offsets, pulls, strict=True)]
         return torch.stack(products).sum() + self.constant, pulls
 
     def add_pull(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
@@ -105,7 +107,23 @@ class Diagonal:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Diagonal":
         """What `state_dict` described."""
-        return cls(state["precision"], state["center"], state["constant"])
+        return cls(state["precision"], state["center"], state["constant"]).checked()
+
+    def checked(self) -> "Diagonal":
+        """Itself, after a look at every number.
+
+        Raises:
+            ValueError: S or the constant is negative or not finite, μ not finite, or their shapes differ.
+        """
+        for name, f in self.precision.items():
+            theta = self.center[name]
+            if theta.shape != f.shape:
+                raise ValueError(f"{name}: F has shape {tuple(f.shape)}, but the weights have {tuple(theta.shape)}")
+            if not bool(torch.isfinite(f).all() and (f >= 0).all() and torch.isfinite(theta).all()):
+                raise ValueError(f"{name}: F must be finite and not negative, and θ* finite; did training diverge?")
+        if not 0 <= self.constant < math.inf:
+            raise ValueError(f"the constant {self.constant} must be finite and not negative")
+        return self
 
 
 class Kronecker:
@@ -136,11 +154,6 @@ class Kronecker:
                 raise ValueError(f"{layer}: {found} do not fit weights of shape {[tuple(shape) for shape in shapes]}")
         self._eigen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
-    @staticmethod
-    def measure(model: nn.Module, loader: Iterable[Any], estimator: Estimator) -> KroneckerFisher:
-        """F of a task, in the form that `with_task` takes."""
-        return kronecker_fisher(model, loader, estimator)
-
     @property
     def center(self) -> dict[str, Tensor]:
         """θ* of the newest task, keyed and shaped like the parameters."""
@@ -158,35 +171,32 @@ class Kronecker:
         self, fisher: KroneckerFisher, anchor: Mapping[str, Tensor], decay: float, latest: bool
     ) -> "Kronecker":
         """The mean of the A's, the sum of the G's, tasks fading by γ, about the new θ*; `latest` is always true."""
-        factors = {layer: f._replace(g=decay * f.g) for layer, f in self.factors.items()}
-        counts = {layer: decay * count for layer, count in self.counts.items()}
-        anchors = dict(self.anchors)
-        for layer, new in fisher.factors.items():
-            for name in new.parameters:
-                if name in self.rest.precision:
-                    raise ValueError(f"{name} had no Kronecker factors in an earlier task: structure='diagonal' fits")
-            for factor in (new.a, new.g):
-                if not bool(torch.isfinite(factor).all() and (factor.diagonal() >= 0).all()):
-                    raise ValueError(f"{layer}: A and G must be finite, with nothing negative on their diagonals")
-            old, count = factors.get(layer), counts.get(layer, 0.0) + 1
-            if old is not None and (old.a.shape, old.g.shape) != (new.a.shape, new.g.shape):
-                raise ValueError(f"{layer} has changed its shape since an earlier task; see EWC.grow")
-            for name in new.parameters:
-                theta = anchor[name].detach().to(new.g.dtype)
-                if not bool(torch.isfinite(theta).all()):
-                    raise ValueError(f"{name}: θ* is not finite; did training diverge?")
-                anchors[name] = theta.clone()
-            if old is None:
-                factors[layer] = new._replace(a=new.a.clone(), g=new.g.clone())
-            else:
-                factors[layer] = new._replace(a=old.a + (new.a - old.a) / count, g=old.g + new.g)
-            counts[layer] = count
         # A layer that this task does not use has no factors, and zeros for its diagonal: nothing to add.
         diagonal = {name: f for name, f in fisher.diagonal.items() if name in self.rest.precision or bool(f.any())}
-        for name in diagonal:
-            if name in anchors:
-                raise ValueError(f"{name} had Kronecker factors in an earlier task: structure='diagonal' fits")
-        return Kronecker(factors, counts, anchors, self.rest.with_task(diagonal, anchor, decay, latest))
+        factored = {name: layer for layer, f in fisher.factors.items() for name in f.parameters}
+        for name in factored.keys() & self.rest.precision.keys():
+            raise ValueError(f"{name} had no Kronecker factors in an earlier task: structure='diagonal' fits")
+        for name in diagonal.keys() & self.anchors.keys():
+            raise ValueError(f"{name} had Kronecker factors in an earlier task: structure='diagonal' fits")
+        for layer, new in fisher.factors.items():
+            old = self.factors.get(layer, new)
+            if (old.a.shape, old.g.shape) != (new.a.shape, new.g.shape):
+                raise ValueError(f"{layer} has changed its shape since an earlier task; see EWC.grow")
+        thetas = {name: _theta(name, anchor, fisher.factors[layer].g) for name, layer in factored.items()}
+        Kronecker(fisher.factors, dict.fromkeys(fisher.factors, 1.0), thetas).checked()
+        rest = self.rest.with_task(diagonal, anchor, decay, latest)
+
+        factors = {layer: f._replace(g=decay * f.g) for layer, f in self.factors.items()}
+        counts = {layer: decay * count for layer, count in self.counts.items()}
+        for layer, new in fisher.factors.items():
+            counts[layer] = counts.get(layer, 0.0) + 1
+            if layer in factors:
+                mean = factors[layer].a + (new.a - factors[layer].a) / counts[layer]
+                factors[layer] = new._replace(a=mean, g=factors[layer].g + new.g)
+            else:
+                factors[layer] = new._replace(a=new.a.clone(), g=new.g.clone())
+        anchors = self.anchors | {name: theta.clone() for name, theta in thetas.items()}
+        return Kronecker(factors, counts, anchors, rest)
 
     def pull(self, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The form's value, a scalar, and S (θ − μ) = G ΔW A for each parameter, half its gradient."""
@@ -249,7 +259,21 @@ class Kronecker:
     def from_state(cls, state: Mapping[str, Any]) -> "Kronecker":
         """What `state_dict` described."""
         factors = {layer: Factors(**f) for layer, f in state["factors"].items()}
-        return cls(factors, state["counts"], state["anchors"], Diagonal.from_state(state["rest"]))
+        return cls(factors, state["counts"], state["anchors"], Diagonal.from_state(state["rest"])).checked()
+
+    def checked(self) -> "Kronecker":
+        """Itself, after a look at every number.
+
+        Raises:
+            ValueError: a factor, θ* or count is not finite, or negative where it cannot be.
+        """
+        for layer, f in self.factors.items():
+            for factor in (f.a, f.g):
+                if not bool(torch.isfinite(factor).all() and (factor.diagonal() >= 0).all()):
+                    raise ValueError(f"{layer}: A and G must be finite, with nothing negative on their diagonals")
+            if not (0 <= self.counts[layer] < math.inf and all(self.anchors[n].isfinite().all() for n in f.parameters)):
+                raise ValueError(f"{layer}: θ* must be finite, and the number of tasks finite and not negative")
+        return self
 
     def _offset(self, f: Factors, own: Mapping[str, Tensor]) -> Tensor:
         """ΔW = [W b] − [W* b*], (O, I+1)."""
@@ -273,15 +297,12 @@ class Kronecker:
         return self._eigen[layer]
 
 
-def _checked(name: str, f: Tensor, theta: Tensor, center: Tensor | None) -> Tensor:
-    """θ* of one parameter, in the precision of F, after a look at both."""
-    theta = theta.detach().to(f.dtype)
-    if theta.shape != f.shape or (center is not None and center.shape != f.shape):
-        shape = tuple((theta if center is None else center).shape)
-        raise ValueError(f"{name}: F has shape {tuple(f.shape)}, but the weights have {shape}")
-    if not bool(torch.isfinite(f).all() and (f >= 0).all() and torch.isfinite(theta).all()):
-        raise ValueError(f"{name}: F must be finite and not negative, and θ* finite; did training diverge?")
-    return theta
+def _theta(name: str, anchor: Mapping[str, Tensor], f: Tensor) -> Tensor:
+    """θ* of a parameter, in the precision of its F."""
+    if name not in anchor:
+        raise ValueError(f"there is an F for {name!r}, but no such θ*; there is one for {', '.join(anchor) or 'none'}")
+    theta = anchor[name].detach()
+    return theta.to(f.dtype.to_complex() if theta.is_complex() else f.dtype)
 
 
 def _with_rows(name: str, old: Tensor, shape: torch.Size) -> Tensor:

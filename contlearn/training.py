@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,7 +93,7 @@ def train(
     """
     if not isinstance(epochs, Integral) or epochs < 1:
         raise ValueError(f"epochs={epochs}: expected a whole number, at least 1")
-    rates = [lr] * int(epochs) if isinstance(lr, float | int) else list(lr)
+    rates = [float(lr)] * int(epochs) if isinstance(lr, Real) else [float(rate) for rate in lr]
     if len(rates) != epochs or not all(math.isfinite(rate) and rate > 0 for rate in rates):
         raise ValueError(f"lr={lr}: the learning rate must be positive and finite, such as 0.1, or one for each epoch")
     if not isinstance(proximal, Integral) or proximal < 0 or (proximal and ewc is None):
