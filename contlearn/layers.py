@@ -30,6 +30,9 @@ class Layer:
         self.name, self.module = name, module
         self.names = names  # "weight" and "bias", where trainable, to the parameter's name in the model
         self.factored = type(self) is Layer and getattr(module, "groups", 1) == 1 and "weight" in names
+        self.dimensions = {nn.Conv1d: 3, nn.Conv2d: 4}.get(
+            type(module), 1 + len(getattr(module, "normalized_shape", (0,)))
+        )
         self.listening = False
         self.calls = 0
         self.inputs = self.outputs = torch.empty(0)
@@ -53,7 +56,13 @@ class Layer:
     @property
     def numbers(self) -> int:
         """How many an image takes here: patches, outputs and gradients."""
-        return (self.patches()[0].numel() + 3 * self.outputs[0].numel()) if self.calls == 1 else 0
+        return self.patches()[0].numel() + 3 * self.outputs[0].numel() if self.fits(1) else 0
+
+    def fits(self, images: int) -> bool:
+        """Whether the layer was called once, with that many images along the first dimension."""
+        return (
+            self.calls == 1 and len(self.inputs) == len(self.outputs) == images and self.inputs.ndim >= self.dimensions
+        )
 
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
@@ -204,9 +213,7 @@ def connected(
     found = [
         layer
         for layer in layers
-        if layer.calls == 1
-        and layer.outputs.ndim > 1
-        and len(layer.inputs) == len(layer.outputs) == images
+        if layer.fits(images)
         and layer.outputs.grad_fn in consumers
         and all(
             id(parameters[name]) in leaves and through(leaves[id(parameters[name])], layer.outputs.grad_fn)
