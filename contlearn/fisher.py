@@ -54,9 +54,10 @@ def diagonal_fisher(
     where that cannot be (recurrent layers), in a loop. Whatever is fast is compared with plain autograd on single
     images of every batch, and given up for the slower way, with a warning, where it differs.
 
-    Beside the model, F and the reader's batch it takes, whatever C and N, at most three times the larger of 64 MiB and
-    what one image needs (activations of a forward pass, patches, gradients), and three copies of the parameters
-    without a closed form. Small batches are joined, and large ones cut, to stay within that.
+    Memory, beside the model and the reader's batch: F, one gradient, two of the largest parameter, and twice the larger
+    of 64 MiB and what one image needs (activations, patches, gradients); small batches are joined, and large ones cut,
+    to stay within that, and nothing grows with C². `"exact"` takes C backward passes: with many classes, `"sample"` is
+    C times as fast.
 
     Args:
         model: maps inputs (N, …) to logits (N, C), C ≥ 2, each row from its own input alone.

@@ -30,9 +30,8 @@ class Layer:
         self.name, self.module = name, module
         self.names = names  # "weight" and "bias", where trainable, to the parameter's name in the model
         self.factored = type(self) is Layer and getattr(module, "groups", 1) == 1 and "weight" in names
-        self.dimensions = {nn.Conv1d: 3, nn.Conv2d: 4}.get(
-            type(module), 1 + len(getattr(module, "normalized_shape", (0,)))
-        )
+        kernel, normalised = getattr(module, "kernel_size", ()), getattr(module, "normalized_shape", ())
+        self.dimensions = 2 + len(kernel) if kernel else 1 + max(1, len(normalised))  # of inputs that come in batches
         self.listening = False
         self.calls = 0
         self.inputs = self.outputs = torch.empty(0)
@@ -60,9 +59,8 @@ class Layer:
 
     def fits(self, images: int) -> bool:
         """Whether the layer was called once, with that many images along the first dimension."""
-        return (
-            self.calls == 1 and len(self.inputs) == len(self.outputs) == images and self.inputs.ndim >= self.dimensions
-        )
+        in_batches = self.inputs.ndim >= self.dimensions and len(self.inputs) == len(self.outputs) == images
+        return self.calls == 1 and in_batches
 
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
