@@ -1,7 +1,7 @@
 """Train Fashion-MNIST after MNIST with L2, diagonal EWC and Kronecker EWC: files/results/kronecker.json, notebook 07.
 
-    python benchmarks/kronecker.py            seeds 0 to 2: about twenty minutes on one core
-    python benchmarks/kronecker.py 0 1        these seeds instead
+    python experiments/kronecker.py            seeds 0 to 2: about twenty minutes on one core
+    python experiments/kronecker.py 0 1        these seeds instead
 
 The settings are those of `python -m contlearn`: batches of 64, five epochs a task, learning rate 0.1 for MNIST; for
 Fashion-MNIST the last epoch runs at a tenth of the rate. Every penalty acts through its proximal step. The Kronecker
@@ -157,7 +157,7 @@ def timing(mnist: Task, fashion: Task) -> dict[str, list[float]]:
 
 def write(runs: list[dict[str, Any]], seconds: dict[str, list[float]], seeds: list[int]) -> None:
     """Keep what is complete; see `results.write`."""
-    command = " ".join(["python", "benchmarks/kronecker.py", *map(str, seeds)])
+    command = " ".join(["python", "experiments/kronecker.py", *map(str, seeds)])
     results.write(
         PATH,
         command,

@@ -1,7 +1,7 @@
 """Train a convolutional network with Adam on two tasks and write files/results/own_model.json, for notebook 09.
 
-    python benchmarks/own_model.py            seeds 0 to 4: about five minutes on one core
-    python benchmarks/own_model.py 0 1 2      these seeds instead
+    python experiments/own_model.py            seeds 0 to 4: about five minutes on one core
+    python experiments/own_model.py 0 1 2      these seeds instead
 
 Notebook 09's network and settings: 12,000 images of each set, three epochs of MNIST, then two of Fashion-MNIST,
 batches of 64, Adam (Kingma and Ba 2015, arXiv:1412.6980) with learning rate 0.001. The penalty joins the gradient or
@@ -131,7 +131,7 @@ def one_seed(mnist: tuple[Task, Task], fashion: tuple[Task, Task], seed: int) ->
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
     """Keep what is complete; see `results.write`."""
-    command = " ".join(["python", "benchmarks/own_model.py", *map(str, seeds)])
+    command = " ".join(["python", "experiments/own_model.py", *map(str, seeds)])
     results.write(
         PATH,
         command,

@@ -1,7 +1,7 @@
 """What each of eleven mistakes in EWC code costs, for notebook 08: writes files/results/gallery.json.
 
-    python benchmarks/gallery.py            seeds 0, 1, 2: about twenty minutes on one core
-    python benchmarks/gallery.py 0 1        these seeds instead
+    python experiments/gallery.py            seeds 0, 1, 2: about twenty minutes on one core
+    python experiments/gallery.py 0 1        these seeds instead
 
 Every variant learns MNIST (the first 50,000 images), then 12,000 images of Fashion-MNIST, from the same weights and
 with the same batches. Each gets its own range of importances λ, in steps of about √10, because mistakes change the
@@ -299,7 +299,7 @@ def main(seeds: list[int]) -> None:
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
     """Keep what is complete; see `results.write`."""
-    command = " ".join(["python", "benchmarks/gallery.py", *map(str, seeds)])
+    command = " ".join(["python", "experiments/gallery.py", *map(str, seeds)])
     results.write(
         PATH,
         command,

@@ -1,7 +1,7 @@
 """Train Fashion-MNIST after MNIST with many importances λ and write files/results/importance.json, for notebook 05.
 
-    python benchmarks/sweep_importance.py            seeds 0 to 4: about a quarter of an hour on two cores
-    python benchmarks/sweep_importance.py 0 1 2      these seeds instead
+    python experiments/sweep_importance.py            seeds 0 to 4: about a quarter of an hour on two cores
+    python experiments/sweep_importance.py 0 1 2      these seeds instead
 
 The settings are those of `python -m contlearn`: five epochs of batches of 64; learning rate 0.1 for MNIST, 0.03 with a
 penalty, which acts through its proximal step, so that no λ can blow up. The file is written anew after each seed.
@@ -67,7 +67,7 @@ def one_seed(mnist: Task, fashion: Task, seed: int) -> list[dict[str, Any]]:
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
     """Keep what is complete; see `results.write`."""
-    command = " ".join(["python", "benchmarks/sweep_importance.py", *map(str, seeds)])
+    command = " ".join(["python", "experiments/sweep_importance.py", *map(str, seeds)])
     results.write(
         PATH,
         command,

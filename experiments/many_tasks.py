@@ -1,8 +1,8 @@
 """Permutations of MNIST one after the other, with every method: writes files/results/many_tasks.json, for notebook 06.
 
-    python benchmarks/many_tasks.py                           choose each λ, then ten tasks with seeds 0, 1, 2: an hour
-    python benchmarks/many_tasks.py --tasks 50                fifty tasks with Kronecker factors: half an hour
-    python benchmarks/many_tasks.py --methods EWC --seeds 3   these methods and seeds instead
+    python experiments/many_tasks.py                           choose each λ, then ten tasks with seeds 0, 1, 2: an hour
+    python experiments/many_tasks.py --tasks 50                fifty tasks with Kronecker factors: half an hour
+    python experiments/many_tasks.py --methods EWC --seeds 3   these methods and seeds instead
 
 The setting is that of Goodfellow et al. 2013 (arXiv:1312.6211): task k is MNIST with its pixels in an order of its own,
 `permuted(mnist, seed=k)`. A seed decides initial weights and the order of the images; the permutations stay. All
@@ -206,7 +206,7 @@ def write(section: str, key: dict[str, Any], run: dict[str, Any]) -> None:
     sections[section] = sorted([*others, run], key=lambda r: (r["tasks"], r["seed"], order(r), r["importance"] or 0))
     results.write(
         PATH,
-        "python benchmarks/many_tasks.py; python benchmarks/many_tasks.py --tasks 50",
+        "python experiments/many_tasks.py; python experiments/many_tasks.py --tasks 50",
         compact=True,
         validation_tasks=VALIDATION_TASKS,
         settings={str(tasks): setting._asdict() for tasks, setting in SETTINGS.items()},

@@ -1,7 +1,7 @@
 """Split MNIST in three scenarios, for notebook 08: writes files/results/split_mnist.json.
 
-    python benchmarks/split_mnist.py            seeds 0, 1, 2: about a quarter of an hour on one core
-    python benchmarks/split_mnist.py 0 1        these seeds instead
+    python experiments/split_mnist.py            seeds 0, 1, 2: about a quarter of an hour on one core
+    python experiments/split_mnist.py 0 1        these seeds instead
 
 Five tasks of two digits each, one after the other: EWC with many importances λ in the task-, domain- and
 class-incremental scenario of van de Ven and Tolias 2019 (arXiv:1904.07734), and, class-incremental, replay of 5 to 500
@@ -139,7 +139,7 @@ def odd_or_even(task: Task) -> Task:
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:
     """Keep what is complete; see `results.write`."""
-    command = " ".join(["python", "benchmarks/split_mnist.py", *map(str, seeds)])
+    command = " ".join(["python", "experiments/split_mnist.py", *map(str, seeds)])
     results.write(
         PATH,
         command,

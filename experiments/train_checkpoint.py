@@ -1,6 +1,6 @@
 """Train the MLP on MNIST and write files/checkpoints/mnist_mlp.pt, from which the notebooks start.
 
-    python benchmarks/train_checkpoint.py
+    python experiments/train_checkpoint.py
 
 Seed 0, five epochs at learning rate 0.1, batches of 64: act 1 of `python -m contlearn`.
 """

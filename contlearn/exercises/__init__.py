@@ -1,0 +1,32 @@
+"""The checks behind the exercises at the end of each notebook.
+
+A check takes the reader's answer (a function, or a value) and prints one of four verdicts: `not answered yet`,
+`Right: …` with what the answer shows, `Not yet: …` with the misconception behind a typical wrong answer, or
+`Not yet: …` with the expected and the given value. It never raises because of an answer.
+
+The checks of notebook NN stand in `notebook_NN.py`, which is imported when the first of them is asked for.
+"""
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """`check_4_1` from `notebook_04`, and so on."""
+    found = re.fullmatch(r"check_(\d+)_\d+", name)
+    module = f"notebook_{int(found[1]):02}" if found else ""
+    if module in _modules() and name in vars(checks := import_module(f"{__name__}.{module}")):
+        return getattr(checks, name)
+    raise AttributeError(f"contlearn.exercises has no {name!r}: the check of exercise 4.1 is called check_4_1")
+
+
+def __dir__() -> list[str]:
+    """All checks, for completion by the Tab key."""
+    modules = (import_module(f"{__name__}.{module}") for module in _modules())
+    return sorted(name for module in modules for name in vars(module) if name.startswith("check_"))
+
+
+def _modules() -> list[str]:
+    return [path.stem for path in Path(__file__).parent.glob("notebook_*.py")]

@@ -1,0 +1,87 @@
+"""How every check judges an answer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def ask(answer: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer to `arguments`: what the reader's function returns, or the exception that it raised."""
+    try:
+        return answer(*arguments)
+    except Exception as error:  # a mistake of the reader's is a verdict, not a crash
+        return error
+
+
+def judge(given: Any, expected: Any, right: str, mistakes: Mapping[str, Any]) -> bool:
+    """Print the verdict on one value; return whether it is right.
+
+    Args:
+        given: what the reader found; None or ... where the stub is untouched.
+        expected: the right value: a number, a tensor, a string or a boolean.
+        right: what the right answer shows, one sentence.
+        mistakes: for each misconception, as a sentence, the value that it leads to. Values equal to `expected` are
+            ignored, the first that fits is named.
+    """
+    if given is None or given is ...:
+        print("not answered yet")
+    elif isinstance(given, Exception):
+        print(f"Not yet: your code stopped with {type(given).__name__}: {given}")
+    elif same(given, expected):
+        print(f"Right: {right}")
+        return True
+    else:
+        for misconception, value in mistakes.items():
+            if same(given, value):
+                print(f"Not yet: {misconception}")
+                return False
+        print(f"Not yet: {difference(given, expected)}")
+    return False
+
+
+def same(given: Any, expected: Any) -> bool:
+    if isinstance(expected, str) and isinstance(given, str):
+        return given.strip().casefold() == expected.strip().casefold()
+    if isinstance(expected, str | bool) or isinstance(given, str | bool):
+        return bool(given == expected) if type(given) is type(expected) else False
+    try:
+        a, b = double(given), double(expected)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return a.shape == b.shape and torch.allclose(
+        a, b, rtol=1e-5, atol=1e-9 * float(b.abs().max()) if b.numel() else 0.0
+    )
+
+
+def difference(given: Any, expected: Any) -> str:
+    if isinstance(expected, str | bool):
+        return f"{given!r} is not it."
+    try:
+        a = double(given)
+    except (TypeError, ValueError, RuntimeError):
+        return f"expected {kind(expected)}, got {type(given).__name__}."
+    b = double(expected)
+    if a.shape != b.shape:
+        return f"expected {kind(b)}, got {kind(a)}."
+    if a.ndim == 0:
+        return f"expected {float(b):.6g}, got {float(a):.6g}."
+    worst = tuple(int(i) for i in torch.unravel_index((a - b).abs().argmax(), a.shape))
+    return f"the largest difference is at {list(worst)}: expected {float(b[worst]):.6g}, got {float(a[worst]):.6g}."
+
+
+def double(value: Any) -> Tensor:
+    """A number or tensor in double precision, and so on the CPU: Apple's GPUs know no float64."""
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    return tensor.detach().cpu().double()
+
+
+def kind(value: Any) -> str:
+    shape = tuple(torch.as_tensor(value).shape)
+    return f"a tensor of shape {shape}" if shape else "a single number"
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    """Normally distributed float64 numbers, the same on every machine: the material of the checks."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
