@@ -469,8 +469,13 @@ class Allocations(TorchDispatchMode):
 
 @contextmanager
 def _plain_kernels(recurrent: bool) -> Iterator[None]:
-    """Without cuDNN for recurrent layers, which it does not differentiate in eval() mode, and without torch.compile."""
+    """Without cuDNN for recurrent layers, which it does not differentiate in eval() mode, and without torch.compile.
+
+    Nor with attention's fast path, which knows no gradients, and is taken where vmap hides that they are wanted.
+    """
     with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
@@ -480,7 +485,7 @@ def _plain_kernels(recurrent: bool) -> Iterator[None]:
 
 def _same(found: Mapping[str, Tensor], truth: Mapping[str, Tensor | None]) -> bool:
     """Whether gradients agree up to rounding; where they cancel to nothing, up to that of the largest of them."""
-    largest = max(float(g.abs().max()) for g in truth.values() if g is not None)
+    largest = max((float(g.abs().max()) for g in truth.values() if g is not None), default=0.0)
     for name, g in found.items():
         true = truth[name]
         true = torch.zeros_like(g) if true is None else true

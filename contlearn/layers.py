@@ -19,6 +19,10 @@ from torch.nn.functional import group_norm, layer_norm, rms_norm, unfold
 _Node = Any  # of autograd's graph
 
 
+_LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d
+_NORMALISING = nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+
+
 class Layer:
     """A linear or convolutional layer, and what passed through it in the last forward pass.
 
@@ -176,11 +180,11 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
     name_of = {id(p): name for name, p in trainable.items()}
     layers: list[Layer] = []
     for name, module in model.named_modules():
-        kind = Layer if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) else Normalisation
-        batch_norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
-        if kind is not Layer and not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and not batch_norm:
+        bases = [base for base in (*_LINEAR, *_NORMALISING) if isinstance(module, base)]
+        if not bases or type(module).forward is not bases[0].forward:  # a subclass may do whatever it likes
             continue
-        if batch_norm and not isinstance(module.running_var, Tensor):
+        kind = Layer if isinstance(module, _LINEAR) else Normalisation
+        if hasattr(module, "running_var") and not isinstance(module.running_var, Tensor):
             continue
         # An image with empty borders cannot show how a border is continued; so of the paddings only that by zeros.
         if isinstance(getattr(module, "padding", 0), str) or getattr(module, "padding_mode", "zeros") != "zeros":
@@ -244,7 +248,7 @@ def agrees(layer: Layer, g: Tensor, n: int, expected: Mapping[str, Tensor | None
     for kind, (closed, size) in layer.of_image(g, n).items():
         if kind in layer.names:
             gradient = expected[layer.names[kind]]
-            error = (closed if gradient is None else closed.sub_(gradient.view_as(closed))).abs_().max()
+            error = (closed if gradient is None else closed.sub_(gradient.reshape_as(closed))).abs_().max()
             if not bool(error <= tolerance(layer.outputs.dtype) * size):
                 return False
     return True

@@ -1,5 +1,6 @@
 """Gradients image by image, for parameters without a closed form: batched by `torch.func.vmap`, or one at a time."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ def batched(
     name_of = {id(p): name for name, p in parameters.items()}
     places = {
         f"{prefix}.{kind}": name_of[id(p)]
-        for prefix, module in classifier.named_modules(remove_duplicate=False)
+        for prefix, module in classifier.named_modules()
         for kind, p in module._parameters.items()
         if id(p) in name_of
     }
@@ -132,7 +133,9 @@ def batched(
         )[0]
         return logits[0]
 
-    logits = vmap(logits_of)(images, copies)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        logits = vmap(logits_of)(images, copies)
     for v in vectors:
         found = gradients(logits, copies, v)
         yield {name: torch.zeros_like(copies[name]) if g is None else g for name, g in found.items()}
