@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from contlearn.data import batches
-from contlearn.layers import Layer, agrees, candidates, connected, only_row, tolerance
+from contlearn.layers import Layer, agrees, candidates, connected, tolerance
 from contlearn.likelihoods import Estimator, Vectors, categorical, check_estimator
 from contlearn.models import check_logits, device_of, undisturbed
 from contlearn.per_image import Batch, Classifier, Forward, batched, gradients, joined, one_at_a_time, square
@@ -236,6 +236,7 @@ class _Sweep:
         self.layers = candidates(model, self.trainable)
         self.sizes: dict[str, int] = {}
         self.known: list[Any] = []  # shapes for which the full proof was made
+        self.passes = 0
         self.recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
         self.by_loop = self.recurrent  # torch.func has no rule for those
 
@@ -318,32 +319,54 @@ class _Sweep:
     def _step(self, batch: Batch) -> _Step:
         logits, labels = self._logits(batch)
         step = _Step(self, batch, logits, categorical(logits, labels, self.estimator, self.samples, self.generator))
-        new = batch.shapes() not in self.known
-        if new:
+        self.passes += 1
+        if batch.shapes() not in self.known:
             self.known.append(batch.shapes())
-            some = sorted({0, batch.images // 2, batch.images - 1})
-            for n in some:
-                self._alone(step, n)
+            with torch.no_grad():
+                for half in torch.arange(batch.images).flip(0).chunk(2):
+                    self._elsewhere(step, half)
             self._refuse_hidden_parameters(step)
             self._refuse_mixing(batch[-4:])
-            for n in some:
-                v = torch.zeros_like(logits)
-                v[n] = torch.linspace(1, 2, logits.shape[1])  # no zero: every class has its say
-                self._prove(step, step.backward(step.layers, v), v, n)
+            v = torch.linspace(1, 2, logits.shape[1]).to(logits).expand(logits.shape)  # every class has its say
+            found = step.backward(step.layers, v)
+            self._distrust(step, self._mixing_layers(step, found, v))
+            for n in sorted({0, batch.images // 2, batch.images - 1}):
+                self._prove(step, found, v, n)
+        else:
+            with torch.no_grad():
+                self._elsewhere(step, torch.arange(self.passes % min(16, batch.images), batch.images, 16).flip(0))
         v = step.vectors[0]
         step.first = step.backward(step.layers, v)
         self._prove(step, step.first, v, int(v.abs().amax(1).argmax()))  # the image that says most
         return step
 
+    def _elsewhere(self, step: _Step, images: Tensor) -> Tensor:
+        """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
+        logits: Tensor = self.classifier(step.batch.take(images).value())[0]
+        images = images.to(logits.device)
+        possible, rows = step.vectors.p[images] > 0, step.logits[images]  # a masked logit says nothing, and may be huge
+        size = rows.masked_fill(~possible, 0).abs().amax(1, keepdim=True)
+        error = (logits - rows).masked_fill(~possible, 0).abs()
+        if not bool((error <= 4 * tolerance(logits.dtype) * size).all()):
+            raise ValueError(_MIXED)
+        return logits
+
     def _prove(self, step: _Step, found: dict[Layer, Tensor], v: Tensor, n: int) -> None:
         """Compare what each layer says of the gradients of image n in its batch with autograd's for it alone."""
-        truth = gradients(self._alone(step, n), self.trainable, v[n : n + 1])
-        elsewhere = v.count_nonzero(1).count_nonzero() > 1  # other images send something, too
-        wrong = [
+        truth = gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, v[n : n + 1])
+        self._distrust(step, [layer for layer in step.layers if not agrees(layer, found[layer], n, truth)])
+
+    def _mixing_layers(self, step: _Step, found: dict[Layer, Tensor], v: Tensor) -> list[Layer]:
+        """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
+        signs = torch.rand(len(v), generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(v)
+        turned = step.backward(step.layers, v * signs[:, None])
+        return [
             layer
-            for layer in step.layers
-            if not (agrees(layer, found[layer], n, truth) and (elsewhere or only_row([found[layer]], n)))
+            for layer, g in found.items()
+            if bool((turned[layer] * signs.view(-1, *[1] * (g.ndim - 1)) - g).abs().max() > 1e-4 * g.abs().max())
         ]
+
+    def _distrust(self, step: _Step, wrong: list[Layer]) -> None:
         if wrong:
             names = [name for layer in wrong for name in layer.names.values()]
             warnings.warn(
@@ -353,15 +376,6 @@ class _Sweep:
             )
             self.layers = [layer for layer in self.layers if layer not in wrong]
             step.layers = [layer for layer in step.layers if layer not in wrong]
-
-    def _alone(self, step: _Step, n: int) -> Tensor:
-        """The logits (1, C) of image n by itself, which must be those that it has in its batch."""
-        logits: Tensor = self.classifier(step.batch[n : n + 1].value())[0]
-        possible, row = step.vectors.p[n] > 0, step.logits[n]  # a masked logit says nothing, and may be huge
-        error = (logits[0] - row)[possible].abs().max()
-        if not bool(error <= 4 * tolerance(logits.dtype) * row[possible].abs().max()):
-            raise ValueError(_MIXED)
-        return logits
 
     def _refuse_mixing(self, batch: Batch) -> None:
         """No image's logits may have a derivative with respect to another image, however small."""
@@ -376,7 +390,7 @@ class _Sweep:
             v = torch.zeros_like(logits)
             v[n] = torch.linspace(1, 2, logits.shape[1])
             found = torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True)
-            if not only_row(found, n):
+            if any(bool(torch.cat((g[:n], g[n + 1 :])).any()) for g in found if g is not None):
                 raise ValueError(_MIXED)
 
     @torch.no_grad()

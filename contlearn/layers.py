@@ -9,7 +9,7 @@ that has to be differentiated is what comes after z. This is right if, in the pa
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -252,11 +252,6 @@ def agrees(layer: Layer, g: Tensor, n: int, expected: Mapping[str, Tensor | None
             if not bool(error <= tolerance(layer.outputs.dtype) * size):
                 return False
     return True
-
-
-def only_row(gradients: Sequence[Tensor | None], n: int) -> bool:
-    """Whether nothing but row n of the gradients differs from zero."""
-    return not any(bool(torch.cat((g[:n], g[n + 1 :])).any()) for g in gradients if g is not None)
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -47,6 +47,11 @@ class Batch:
         leaves = [leaf[images] if self.is_part(leaf) else leaf for leaf in self.leaves]
         return Batch(leaves, self.form, len(range(self.images)[images]))
 
+    def take(self, images: Tensor) -> "Batch":
+        """A batch of the images with these numbers."""
+        leaves = [leaf[images.to(leaf.device)] if self.is_part(leaf) else leaf for leaf in self.leaves]
+        return Batch(leaves, self.form, len(images))
+
     def value(self) -> Any:
         """What the loader yielded."""
         return tree_unflatten(self.leaves, self.form)
