@@ -320,24 +320,25 @@ class _Sweep:
         logits, labels = self._logits(batch)
         step = _Step(self, batch, logits, categorical(logits, labels, self.estimator, self.samples, self.generator))
         self.passes += 1
-        if batch.shapes() not in self.known:
+        new = batch.shapes() not in self.known
+        if new:
             self.known.append(batch.shapes())
             with torch.no_grad():
                 for half in torch.arange(batch.images).flip(0).chunk(2):
                     self._elsewhere(step, half)
             self._refuse_hidden_parameters(step)
             self._refuse_mixing(batch[-4:])
-            v = torch.linspace(1, 2, logits.shape[1]).to(logits).expand(logits.shape)  # every class has its say
-            found = step.backward(step.layers, v)
-            self._distrust(step, self._mixing_layers(step, found, v))
-            for n in sorted({0, batch.images // 2, batch.images - 1}):
-                self._prove(step, found, v, n)
         else:
             with torch.no_grad():
                 self._elsewhere(step, torch.arange(self.passes % min(16, batch.images), batch.images, 16).flip(0))
         v = step.vectors[0]
         step.first = step.backward(step.layers, v)
-        self._prove(step, step.first, v, int(v.abs().amax(1).argmax()))  # the image that says most
+        if new:
+            self._distrust(step, self._mixing_layers(step, v))
+        loudest = int(v.abs().amax(1).argmax())
+        for n in sorted({0, batch.images // 2, batch.images - 1, loudest}) if new else [loudest]:
+            truth = gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, v[n : n + 1])
+            self._distrust(step, [layer for layer in step.layers if not agrees(layer, step.first[layer], n, truth)])
         return step
 
     def _elsewhere(self, step: _Step, images: Tensor) -> Tensor:
@@ -351,18 +352,13 @@ class _Sweep:
             raise ValueError(_MIXED)
         return logits
 
-    def _prove(self, step: _Step, found: dict[Layer, Tensor], v: Tensor, n: int) -> None:
-        """Compare what each layer says of the gradients of image n in its batch with autograd's for it alone."""
-        truth = gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, v[n : n + 1])
-        self._distrust(step, [layer for layer in step.layers if not agrees(layer, found[layer], n, truth)])
-
-    def _mixing_layers(self, step: _Step, found: dict[Layer, Tensor], v: Tensor) -> list[Layer]:
+    def _mixing_layers(self, step: _Step, v: Tensor) -> list[Layer]:
         """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
         signs = torch.rand(len(v), generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(v)
         turned = step.backward(step.layers, v * signs[:, None])
         return [
             layer
-            for layer, g in found.items()
+            for layer, g in step.first.items()
             if bool((turned[layer] * signs.view(-1, *[1] * (g.ndim - 1)) - g).abs().max() > 1e-4 * g.abs().max())
         ]
 

@@ -3,8 +3,8 @@
 A linear layer z = W a + b has, for one image, the gradients ∂/∂W = g aᵀ and ∂/∂b = g with g = ∂/∂z, eq. (4.9). So all
 that has to be differentiated is what comes after z. This is right if, in the pass at hand,
 
-  - the layer was called once, with images along the first dimension;
-  - every path from the logits to its parameters leads through z: read off autograd's graph (`connected`);
+  - images lie along the first dimension, and each row of g belongs to the image of that number;
+  - every path from the logits to the parameters leads through this z: read off autograd's graph (`connected`);
   - g aᵀ of an image is what autograd finds with that image alone (`agrees`).
 """
 
@@ -37,12 +37,11 @@ class Layer:
         kernel, normalised = getattr(module, "kernel_size", ()), getattr(module, "normalized_shape", ())
         self.dimensions = 2 + len(kernel) if kernel else 1 + max(1, len(normalised))  # of inputs that come in batches
         self.listening = False
-        self.calls = 0
         self.inputs = self.outputs = torch.empty(0)
 
     def listen(self) -> None:
         """Forget the last forward pass, and record the next."""
-        self.listening, self.calls = True, 0
+        self.listening = True
         self.inputs = self.outputs = torch.empty(0)
         self._a: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
@@ -52,7 +51,6 @@ class Layer:
         if not isinstance(output, Tensor):
             return output
         if self.listening:
-            self.calls += 1
             self.inputs, self.outputs = (args[0] if args else kwargs["input"]).detach(), output
         return output.clone()  # so that an in-place ReLU leaves z alone
 
@@ -62,9 +60,8 @@ class Layer:
         return self.patches()[0].numel() + 3 * self.outputs[0].numel() if self.fits(1) else 0
 
     def fits(self, images: int) -> bool:
-        """Whether the layer was called once, with that many images along the first dimension."""
-        in_batches = self.inputs.ndim >= self.dimensions and len(self.inputs) == len(self.outputs) == images
-        return self.calls == 1 and in_batches
+        """Whether what the layer saw last has that many images along the first dimension."""
+        return self.inputs.ndim >= self.dimensions and len(self.inputs) == len(self.outputs) == images
 
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
@@ -199,8 +196,8 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
 def connected(
     layers: Iterable[Layer], logits: Tensor, images: int, parameters: Mapping[str, Tensor]
 ) -> tuple[list[Layer], set[str]]:
-    """Judged by autograd's graph of the last pass: those layers that were called once, on as many inputs as there are
-    images, and whose output lies on every path from the logits to their parameters; and the parameters with a path.
+    """Judged by autograd's graph of the last pass: the layers that saw as many inputs as there are images, and whose
+    output lies on every path from the logits to their parameters; and the names of the parameters with a path.
     """
     consumers, leaves = _graph(logits)
 

@@ -38,8 +38,8 @@ class Diagonal:
         """γS + F, centred where the sum has its minimum or, if `latest`, on the new θ*."""
         own = {name: f.detach().to(torch.promote_types(f.dtype, torch.float32)) for name, f in fisher.items()}
         new = Diagonal(own, {name: _theta(name, anchor, f) for name, f in own.items()}).checked()
-        for name in own.keys() & self.center.keys():
-            if own[name].shape != self.center[name].shape:
+        for name in own:
+            if name in self.center and own[name].shape != self.center[name].shape:
                 found = f"{name}: F has shape {tuple(own[name].shape)}, but the weights have"
                 raise ValueError(f"{found} {tuple(self.center[name].shape)}")
         precision = {name: decay * s for name, s in self.precision.items()}
@@ -174,9 +174,9 @@ class Kronecker:
         # A layer that this task does not use has no factors, and zeros for its diagonal: nothing to add.
         diagonal = {name: f for name, f in fisher.diagonal.items() if name in self.rest.precision or bool(f.any())}
         factored = {name: layer for layer, f in fisher.factors.items() for name in f.parameters}
-        for name in factored.keys() & self.rest.precision.keys():
+        for name in sorted(factored.keys() & self.rest.precision.keys()):
             raise ValueError(f"{name} had no Kronecker factors in an earlier task: structure='diagonal' fits")
-        for name in diagonal.keys() & self.anchors.keys():
+        for name in sorted(diagonal.keys() & self.anchors.keys()):
             raise ValueError(f"{name} had Kronecker factors in an earlier task: structure='diagonal' fits")
         for layer, new in fisher.factors.items():
             old = self.factors.get(layer, new)

@@ -14,7 +14,7 @@ from oracles import Tensors, assert_close
 from torch import Tensor, nn
 
 from contlearn import EWC, diagonal_fisher, load_checkpoint, save_checkpoint
-from contlearn.fisher import KroneckerFisher
+from contlearn.fisher import Factors, KroneckerFisher
 
 SHAPES = {"weight": (4, 3), "bias": (4,), "scale": ()}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -924,3 +924,83 @@ def test_a_spoilt_state_of_kronecker_factors_is_refused_and_leaves_no_trace(path
     with pytest.raises(ValueError, match="this is no state_dict of an EWC"):
         ewc.load_state_dict(state)
     assert unchanged(ewc, kept)
+
+
+# In which precision
+
+
+def test_the_constant_is_summed_in_double_precision() -> None:
+    """½ (2²⁴ + 1) has more digits than single precision."""
+    ewc = EWC(1)
+    for star in (torch.zeros(2), torch.tensor([4096.0, 1.0])):
+        ewc.add({"w": torch.ones(2)}, {"w": star})
+    assert ewc.quadratic.constant == 0.5 * (2**24 + 1)
+
+
+def test_the_gradient_follows_a_model_into_another_precision() -> None:
+    """What was kept from the last step has the old one."""
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2)
+    ewc = EWC(3)
+    ewc.add({name: torch.rand_like(p) for name, p in model.named_parameters()}, dict(model.named_parameters()))
+    ewc.add_gradient(model)
+    model = model.double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.rand_like(p))
+            p.grad = None
+    ewc.add_gradient(model)
+    for name, p in model.named_parameters():
+        wanted = 3 * ewc.precision[name].double() * (p.detach() - ewc.center[name].double())
+        torch.testing.assert_close(p.grad, wanted, rtol=1e-14, atol=0)
+
+
+def test_the_penalty_has_no_second_derivative_to_be_wrong() -> None:
+    model = nn.Linear(2, 2)
+    ewc = EWC(3)
+    ewc.add({"weight": torch.ones(2, 2)}, {"weight": torch.zeros(2, 2)})
+    scale = torch.ones((), requires_grad=True)
+    (gradient,) = torch.autograd.grad(scale * ewc.penalty(model), [model.weight], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+def test_eigenbases_are_found_in_double_precision() -> None:
+    """Of eigenvalues from 1e4 to 1e-4, single precision would lose the small ones, where ηλ of 1e4 still moves."""
+    torch.manual_seed(0)
+    q = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    a = (q @ torch.diag(torch.tensor([1e4, 1.0, 1e-3], dtype=torch.float64)) @ q.T).float()
+    a = (a + a.T) / 2
+    model = nn.Linear(3, 2, bias=False)
+    ewc = EWC(1e3, structure="kronecker")
+    ewc.add(KroneckerFisher({"": Factors(a, torch.eye(2), ("weight",))}, {}), {"weight": torch.zeros(2, 3)})
+    before = model.weight.detach().double()
+    ewc.proximal_step(model, 1)
+    wanted = torch.linalg.solve(torch.eye(3, dtype=torch.float64) + 1e3 * a.double(), before.T).T
+    torch.testing.assert_close(model.weight.detach().double(), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_diagonal_part_that_a_task_does_not_need_gets_its_anchor_all_the_same() -> None:
+    """Kronecker factors are centred on the newest θ*, and so is what has none."""
+    factors = {"": Factors(torch.eye(2), torch.eye(2), ("weight",))}
+    ewc = EWC(1, structure="kronecker")
+    for needed, star in ((1.0, 0.0), (0.0, 5.0)):
+        theta = {"weight": torch.full((2, 2), star), "scale": torch.full((3,), star)}
+        ewc.add(KroneckerFisher(factors, {"scale": torch.full((3,), needed)}), theta)
+    assert ewc.center["scale"].tolist() == [5, 5, 5]
+
+
+def test_complex_weights_are_held_by_their_distance() -> None:
+    """½ λ F |θ − θ*|², and its gradient λ F (θ − θ*), as torch has it for complex numbers."""
+    model = nn.Module()
+    model.w = nn.Parameter(torch.tensor([1 + 1j, 2j]))
+    ewc = EWC(2)
+    ewc.add({"w": torch.tensor([3.0, 0.5])}, {"w": torch.tensor([1 + 0j, 0j])})
+    penalty = ewc.penalty(model)
+    assert penalty.item() == pytest.approx(3 * 1 + 0.5 * 4)
+    (gradient,) = torch.autograd.grad(penalty, [model.w])
+    ewc.add_gradient(model)
+    assert gradient.tolist() == pytest.approx([6j, 2j])
+    assert model.w.grad.tolist() == pytest.approx([6j, 2j])
+    ewc.proximal_step(model, 0.5)
+    assert model.w.tolist() == pytest.approx([1 + 0.25j, 2j / 1.5])

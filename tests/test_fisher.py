@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import contlearn.fisher
 from contlearn import diagonal_fisher, kronecker_fisher
+from contlearn.layers import agrees, candidates
 
 CLASSES = 4
 ESTIMATORS = ["exact", "sample", "empirical", "predicted"]
@@ -761,3 +762,80 @@ def test_images_that_change_each_others_logits(fisher) -> None:
     batch = torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
     with pytest.raises(ValueError, match="depend on the other images"):
         fisher(model, [batch])
+
+
+# What the proof of a closed form rests on
+
+
+def test_a_layer_without_a_path_is_wrong_where_its_closed_form_is_not_zero() -> None:
+    """Autograd finds nothing for it, so g aᵀ must be nothing, too."""
+    model = nn.Linear(3, 2)
+    layer = candidates(model, dict(model.named_parameters()))[0]
+    layer.listen()
+    model.register_forward_hook(layer.record, with_kwargs=True)
+    model(torch.ones(4, 3))
+    nothing = dict.fromkeys(layer.names.values())
+    assert agrees(layer, torch.zeros(4, 2), 1, nothing)
+    assert not agrees(layer, torch.ones(4, 2), 1, nothing)
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_images_exchanged_inside_a_layer_are_found() -> None:
+    """None of those that are looked at one by one."""
+
+    def wiring(m: nn.Module, x: Tensor) -> Tensor:
+        order = torch.arange(len(x))
+        if len(x) > 5:
+            order[[1, 2]] = order[[2, 1]]
+        return m.head(m.body(x[order]).tanh()[order])
+
+    torch.manual_seed(0)
+    model = Wired(wiring, body=nn.Linear(4, 5), head=nn.Linear(5, CLASSES)).double()
+    images, labels = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % CLASSES
+    p = model(images).softmax(1).detach()
+    assert int((p[:, 0].sqrt() * (1 - p[:, 0])).argmax()) not in (1, 2)
+    with pytest.warns(UserWarning, match="the closed form of body.weight, body.bias differs from autograd"):
+        found = fisher_of(model, [(images, labels)])
+    assert_close(found, oracles.fisher(model, images, labels.tolist(), "exact"), 1e-12)
+
+
+def test_a_little_mixing_is_found_though_the_logits_add_up_to_nothing() -> None:
+    """In single precision the values of the logits would not show it."""
+
+    def wiring(m: nn.Module, x: Tensor) -> Tensor:
+        z = m.head(x + 1e-5 * x.mean(0))
+        return z - z.mean(1, keepdim=True)
+
+    model = Wired(wiring, head=nn.Linear(4, CLASSES))
+    with pytest.raises(ValueError, match="depend on the other images"):
+        fisher_of(model, [(torch.randn(6, 4), torch.arange(6) % CLASSES)])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Linear(5, 1000),
+        Wired(lambda m, x: m.head(x.repeat(1, 800).cos().view(-1, 800, 5).mean(1)), head=nn.Linear(5, 4)),
+    ],
+    ids=["classes", "activations"],
+)
+def test_images_are_taken_as_memory_allows(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand classes are p, v, the logits and their gradient; what forward makes on its way counts as well."""
+    monkeypatch.setattr("contlearn.fisher._BUDGET", 40_000)
+    seen = []
+    model.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    fisher_of(model, [(torch.randn(50, 5), torch.zeros(50, dtype=torch.int64))], "predicted")
+    assert 1 < max(seen) <= 5
+
+
+def test_an_error_in_forward_is_no_reason_to_go_on_slowly() -> None:
+    """What forward raises under vmap is the reader's, unless it says that vmap is to blame."""
+
+    def wiring(m: nn.Module, x: Tensor) -> Tensor:
+        if torch._C._functorch.is_batchedtensor(x):
+            raise KeyError("no such key")
+        return m.head(x * m.scale)
+
+    model = Wired(wiring, head=nn.Linear(5, CLASSES), scale=nn.Parameter(torch.ones(5)))
+    with pytest.raises(KeyError, match="no such key"):
+        fisher_of(model, [(torch.randn(20, 5), torch.zeros(20, dtype=torch.int64))])

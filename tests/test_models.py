@@ -109,6 +109,14 @@ def test_the_other_classes_have_no_probability_at_all(classes):
         assert each.isfinite().all()
 
 
+def test_the_mask_is_finite_in_half_precision():
+    """−10⁹ is beyond float16, whose smallest number takes its place."""
+    _, answering, x = masked([1, 3])
+    logits = answering.half()(x.half())
+    assert logits.isfinite().all()
+    assert (logits[:, [0, 2, 4]] == torch.finfo(torch.float16).min).all()
+
+
 def test_the_other_classes_learn_nothing():
     """The gradient of the loss is zero in their rows, and elsewhere that of a classifier with the other rows alone."""
     model, answering, x = masked([1, 3])
@@ -422,3 +430,19 @@ def test_a_models_state_is_no_ewc(saved):
     assert before.keys() == after.keys()
     assert all(torch.equal(before["center"][name], after["center"][name]) for name in before["center"])
     assert (before["tasks"], before["importance"]) == (after["tasks"], after["importance"]) == (1, 10)
+
+
+def test_no_part_is_loaded_unless_all_are(tmp_path):
+    """The EWC in the file is damaged: the model keeps its weights, and so do all other parts."""
+    model, ewc = MLP(4, 1, 6, 3), EWC(1)
+    ewc.consolidate(model, [(torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1]))], progress=False)
+    save_checkpoint(tmp_path / "run.pt", model=model, ewc=ewc)
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    saved["ewc"]["precision"]["output.bias"][0] = -1
+    torch.save(saved, tmp_path / "run.pt")
+    other, protection = MLP(4, 1, 6, 3), EWC(7)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match="F must be finite and not negative"):
+        load_checkpoint(tmp_path / "run.pt", model=other, ewc=protection)
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert (protection.importance, protection.tasks) == (7, 0)

@@ -111,7 +111,7 @@ def test_the_proximal_step_never_leads_away(
 
 def distance(ewc: EWC, model: nn.Module) -> float:
     own = dict(model.named_parameters())
-    return math.sqrt(sum(float((own[name] - m).double().square().sum()) for name, m in ewc.center.items()))
+    return math.sqrt(sum(float((own[name].detach() - m).double().square().sum()) for name, m in ewc.center.items()))
 
 
 @same

@@ -1,5 +1,6 @@
 """The training loop against a textbook one written out by hand, and what it does when something goes wrong."""
 
+import copy
 import json
 import math
 import re
@@ -129,6 +130,33 @@ def test_proximal_training_is_the_textbooks(every):
     history = train(model, loader, epochs=2, lr=LR, ewc=protected(model), proximal=every, progress=False)
     assert_close(model, theta)
     assert history.loss == pytest.approx(losses, abs=1e-12)
+
+
+def test_the_closed_form_step_takes_the_sum_of_the_learning_rates_since_the_last():
+    """Every third of seven steps an epoch, at another rate in the second epoch: the third takes one of the first."""
+    model, loader = small_model(), make_batches()
+    student, ewc = copy.deepcopy(model), protected(model)
+    optimizer, owed = torch.optim.SGD(student.parameters(), lr=1), 0.0
+    for step, rate in enumerate([LR] * 7 + [LR / 10] * 7, start=1):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        x, y = list(loader)[(step - 1) % 7]
+        nn.functional.cross_entropy(student(x), y).backward()
+        optimizer.step()
+        owed += rate
+        if step % 3 == 0 or step == 14:
+            ewc.proximal_step(student, owed)
+            owed = 0.0
+    train(model, loader, epochs=2, lr=[LR, LR / 10], ewc=ewc, proximal=3, progress=False)
+    assert_close(model, dict(student.named_parameters()))
+
+
+@pytest.mark.parametrize("rate", [np.float32(0.05), np.float64(0.05), np.full(1, 0.05)], ids=["32", "64", "array"])
+def test_the_learning_rate_may_be_numpys(rate):
+    model, other, loader = small_model(), small_model(), make_batches()
+    train(model, loader, epochs=1, lr=rate, progress=False)
+    train(other, loader, epochs=1, lr=float(np.ravel(rate)[0]), progress=False)
+    assert_close(model, dict(other.named_parameters()))
 
 
 @pytest.mark.parametrize("proximal", [False, True, 3])
