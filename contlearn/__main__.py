@@ -2,8 +2,10 @@
 
 import argparse
 import copy
+import itertools
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -20,7 +22,7 @@ from contlearn.data import Task, joint, load_fashion_mnist, load_mnist
 from contlearn.ewc import EWC
 from contlearn.fisher import diagonal_fisher, uniform
 from contlearn.likelihoods import Estimator
-from contlearn.models import MLP
+from contlearn.models import MLP, load_checkpoint, save_checkpoint
 from contlearn.training import History, train
 
 ROWS = {
@@ -50,6 +52,7 @@ examples:
   python -m contlearn --acts-only               the three acts alone
   python -m contlearn --importance 1000         hold MNIST harder; Fashion-MNIST pays
   python -m contlearn --seeds 0 1 2 3 4         mean and standard error of five runs
+  python -m contlearn --resume runs/2026-01-31_12-00-00    go on after an interruption
   python -m contlearn --penalty proximal --importance 1e6    the closed-form step, stable for every importance
 """
 
@@ -57,32 +60,88 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the acts that the command line asks for; print the table, write the figure and `results.json`.
 
+    Each act is kept when it is done: what ends the command later, were it SIGKILL, leaves a folder that `--resume`
+    takes up, to end with the numbers of a run that nothing disturbed.
+
     Returns:
-        The exit code: 0; 1 where a training diverged; 130 after a keyboard interrupt. Wrong arguments exit with 2.
+        The exit code: 0; 1 where a training diverged, or a folder cannot be read or written; 130 after a keyboard
+        interrupt. Wrong arguments exit with 2.
     """
-    options = _parser().parse_args(arguments)
-    tasks = load_mnist().to(options.device), load_fashion_mnist().to(options.device)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     runs: list[dict[str, Any]] = []
+    try:
+        if options.resume is None:
+            folder = _new_folder(options.output)
+        else:
+            if changed := [name for name, value in vars(options).items() if value != parser.get_default(name)][:-1]:
+                parser.error(f"--resume takes the settings of that run: leave out --{changed[0].replace('_', '-')}")
+            folder = options.resume
+            runs = _read(folder, options)
+        _write(folder, runs, options)
+    except OSError as error:
+        return _failed(_reason(error, options.output))
+    except ValueError as error:
+        return _failed(str(error))
+    tasks = load_mnist().to(options.device), load_fashion_mnist().to(options.device)
     code = 0
     try:
         for seed in options.seeds:
-            runs.append(_one_seed(*tasks, seed, options))
+            run = next((run for run in runs if run["seed"] == seed), None)
+            if run is None:
+                runs.append(run := {"seed": seed, "histories": {}, "seconds": {}})
+            _one_seed(*tasks, seed, options, run, folder, lambda: _write(folder, runs, options))
     except KeyboardInterrupt:
-        print(f"interrupted after {len(runs)} of {len(options.seeds)} seeds", file=sys.stderr)
+        done = sum(run["histories"].keys() >= set(_rows(options)) for run in runs)
+        print(f"interrupted after {done} of {len(options.seeds)} seeds", file=sys.stderr)
         code = 130
     except FloatingPointError as error:
-        print(f"python -m contlearn: {error}", file=sys.stderr)
-        code = 1
-    if runs:
+        code = _failed(str(error))
+    except OSError as error:
+        return _failed(f"{_reason(error, folder)}\nwhat was kept before is intact; {_again(folder)}")
+    if any(run["histories"] for run in runs):
+        try:
+            path = _publish(folder, runs, options)
+        except OSError as error:
+            return _failed(f"{_reason(error, folder)}\n{_again(folder)}")
         print(f"\n{_table(runs)}\n")
-        print(f"table, figure and every number: {_write(runs, options)}")
+        print(f"table, figure and every number: {path}")
+    if code == 130:
+        print(_again(folder), file=sys.stderr)
     return code
 
 
-def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """All acts with one seed: for each row of the table the history of its training, and how many seconds it took."""
+def _failed(message: str) -> int:
+    print(f"python -m contlearn: {message}", file=sys.stderr)
+    return 1
+
+
+def _reason(error: OSError, path: Path) -> str:
+    return f"{error.strerror or error}: {error.filename or path}"
+
+
+def _again(folder: Path) -> str:
+    return f"go on with what is missing: python -m contlearn --resume {folder}"
+
+
+def _rows(options: argparse.Namespace) -> list[str]:
+    return [row for row in ROWS if not options.acts_only or row in ("A", "unprotected", "EWC")]
+
+
+def _one_seed(
+    mnist: Task,
+    fashion: Task,
+    seed: int,
+    options: argparse.Namespace,
+    run: dict[str, Any],
+    folder: Path,
+    keep: Callable[[], None],
+) -> None:
+    """All acts with one seed that `run` lacks, each put into it: the history of its training, and the seconds it took.
+
+    An act depends on settings, seed and the weights after act 1 alone, so it does not matter what ran before it.
+    """
     tests = {task.name: task.test_loader() for task in (mnist, fashion)}
-    run: dict[str, Any] = {"seed": seed, "histories": {}, "seconds": {}}
 
     def slow_end(lr: float) -> list[float]:
         # After act 1 the last of several epochs runs at a tenth of the learning rate: at a constant rate the accuracies
@@ -104,37 +163,50 @@ def _one_seed(mnist: Task, fashion: Task, seed: int, options: argparse.Namespace
         )
         if history.interrupted:
             raise KeyboardInterrupt
+        if row == "A":
+            save_checkpoint(folder / f"after_MNIST_{seed}.pt", model=model)  # before it counts as done
         run["histories"][row], run["seconds"][row] = history, time.perf_counter() - started
+        keep()
         a, b = (f"{100 * history.accuracy[name][-1]:5.1f} %" for name in tests)
         print(f"seed {seed}: {ROWS[row]:<40} MNIST {a}   Fashion-MNIST {b}   {run['seconds'][row]:5.1f} s")
         return model
 
     torch.manual_seed(seed)
     fresh = MLP().to(options.device)
-    after_a = act("A", copy.deepcopy(fresh), mnist, [options.lr] * options.epochs)
-    act("unprotected", copy.deepcopy(after_a), fashion, slow_end(options.lr))
-
-    started = time.perf_counter()
-    fisher = diagonal_fisher(after_a, mnist.train_loader(1000, seed=seed), options.estimator)
-    run["seconds"]["Fisher"] = time.perf_counter() - started
-    theta_star = dict(after_a.named_parameters())
-    ewc = EWC(options.importance)
-    ewc.add(fisher, theta_star)
-    act("EWC", copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), ewc)
-    if not options.acts_only:
-        l2 = EWC(options.importance)
-        l2.add(uniform(fisher), theta_star)
-        act("L2", copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), l2)
+    after_a = copy.deepcopy(fresh)
+    missing = [row for row in _rows(options) if row not in run["histories"]]
+    if "A" in missing:
+        act("A", after_a, mnist, [options.lr] * options.epochs)
+    elif missing:
+        load_checkpoint(folder / f"after_MNIST_{seed}.pt", model=after_a)
+    if "unprotected" in missing:
+        act("unprotected", copy.deepcopy(after_a), fashion, slow_end(options.lr))
+    if {"EWC", "L2"} & set(missing):
+        started = time.perf_counter()
+        generator = torch.Generator(options.device).manual_seed(seed)
+        loader = mnist.train_loader(1000, seed=seed)
+        fisher = diagonal_fisher(after_a, loader, options.estimator, generator=generator)
+        run["seconds"]["Fisher"] = time.perf_counter() - started
+        theta_star = dict(after_a.named_parameters())
+        for row, importances in (("EWC", fisher), ("L2", uniform(fisher))):
+            if row in missing:
+                ewc = EWC(options.importance)
+                ewc.add(importances, theta_star)
+                act(row, copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), ewc)
+    if "joint" in missing:
         act("joint", copy.deepcopy(fresh), joint([mnist, fashion]), slow_end(options.lr))
-    return run
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
     """Accuracy in % of each row: the mean over the seeds and, from two seeds on, ± its standard error."""
     lines = [f"{'accuracy in %':<40} {'MNIST':>13} {'Fashion-MNIST':>14} {'mean of both':>13}"]
     for row, title in ROWS.items():
-        if row in runs[0]["histories"]:
-            ends = [[values[-1] for values in run["histories"][row].accuracy.values()] for run in runs]
+        ends = [
+            [values[-1] for values in run["histories"][row].accuracy.values()]
+            for run in runs
+            if row in run["histories"]
+        ]
+        if ends:
             a, b, both = (
                 [100 * value for value in column] for column in zip(*((*e, sum(e) / 2) for e in ends), strict=True)
             )
@@ -148,30 +220,68 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
 
 
-def _write(runs: list[dict[str, Any]], options: argparse.Namespace) -> Path:
-    """`results.json`, `table.txt` and `three_acts.png` in a new folder below `options.output`."""
+def _new_folder(output: Path) -> Path:
+    """A folder of this run's own below `output`, named after the time; with a number where two start together."""
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path(options.output) / stamp
-    folder.mkdir(parents=True)
-    (folder / "table.txt").write_text(_table(runs) + "\n", encoding="utf-8")
-    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    for number in itertools.count(1):
+        folder = Path(output) / (stamp if number == 1 else f"{stamp}_{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not Path(output).is_dir():
+                raise
+    raise AssertionError
+
+
+def _read(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a run has kept; `options` becomes its settings."""
+    try:
+        kept = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        known = {name: kept["settings"][name] for name in vars(options) if name not in ("output", "resume")}
+        runs = [
+            run | {"histories": {row: History(**history) for row, history in run["histories"].items()}}
+            for run in kept["runs"]
+        ]
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / 'results.json'} is damaged, or of another version: {error!r}") from error
+    vars(options).update(known)
+    return runs
+
+
+def _write(folder: Path, runs: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """`results.json` in `folder`: all that is done, or, should this be interrupted, all that was done before."""
     results = {
         "command": "python -m contlearn",
-        "date": stamp,
+        "date": folder.name,
         "torch": torch.__version__,
-        "settings": settings,
+        "settings": {name: value for name, value in vars(options).items() if name not in ("output", "resume")},
         "runs": [
             run | {"histories": {row: json.loads(history.to_json()) for row, history in run["histories"].items()}}
             for run in runs
+            if run["histories"]
         ],
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    a, unprotected, ewc = (
-        _mean_history([run["histories"][row] for run in runs]) for row in ("A", "unprotected", "EWC")
-    )
-    kept = [100 * history.accuracy["MNIST"][-1] for history in (a, unprotected, ewc)]
-    alt = f"Accuracy on MNIST: {kept[0]:.0f} % after act 1, {kept[1]:.0f} % after act 2, {kept[2]:.0f} % with EWC."
-    plots.save(plots.three_acts(a, unprotected, ewc), folder / "three_acts.png", alt)
+    unfinished = folder / f".results.{os.getpid()}"
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(results, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(folder / "results.json")
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _publish(folder: Path, runs: list[dict[str, Any]], options: argparse.Namespace) -> Path:
+    """`table.txt` and, where all acts are there, `three_acts.png`."""
+    (folder / "table.txt").write_text(_table(runs) + "\n", encoding="utf-8")
+    whole = [run["histories"] for run in runs if {"A", "unprotected", "EWC"} <= run["histories"].keys()]
+    if whole:
+        a, unprotected, ewc = (_mean_history([run[row] for run in whole]) for row in ("A", "unprotected", "EWC"))
+        kept = [100 * history.accuracy["MNIST"][-1] for history in (a, unprotected, ewc)]
+        alt = f"Accuracy on MNIST: {kept[0]:.0f} % after act 1, {kept[1]:.0f} % after act 2, {kept[2]:.0f} % with EWC."
+        plots.save(plots.three_acts(a, unprotected, ewc), folder / "three_acts.png", alt)
     return folder
 
 
@@ -255,6 +365,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", type=_device, default="cpu", help="such as cpu, cuda or mps (default: %(default)s)")
     add("--acts-only", action="store_true", help="leave out L2 and joint training")
     add("--output", type=Path, default=Path("runs"), help="where the folder with the results goes (default: runs)")
+    add("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, with its settings")
     return parser
 
 

@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import contlearn.fisher
+import contlearn.per_image
 from contlearn import diagonal_fisher, kronecker_fisher
 from contlearn.layers import agrees, candidates
 
@@ -345,7 +346,8 @@ def test_sample_converges_to_exact() -> None:
 @every(CLOSED_FORM)
 def test_closed_form_is_taken(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain linear and convolutional networks never go the slow way, image by image."""
-    monkeypatch.setattr("contlearn.per_image.vmap", None)
+    monkeypatch.setattr("contlearn.fisher.batched", None)
+    monkeypatch.setattr("contlearn.fisher.one_at_a_time", None)
     fisher_of(case.model(), [case.data()])
 
 
@@ -839,3 +841,62 @@ def test_an_error_in_forward_is_no_reason_to_go_on_slowly() -> None:
     model = Wired(wiring, head=nn.Linear(5, CLASSES), scale=nn.Parameter(torch.ones(5)))
     with pytest.raises(KeyError, match="no such key"):
         fisher_of(model, [(torch.randn(20, 5), torch.zeros(20, dtype=torch.int64))])
+
+
+def test_a_hook_that_scales_its_output_by_a_tenth_is_found() -> None:
+    """All paths lead through z, but z is not W a + b."""
+    case = CASES["mlp"]
+    model = case.model(torch.float64)
+    model[1].register_forward_hook(lambda _, args, output: 1.1 * output)
+    with pytest.warns(UserWarning, match="the closed form of 1.weight, 1.bias differs from autograd"):
+        found = fisher_of(model, [case.data(torch.float64)])
+    x, y = case.data(torch.float64)
+    assert_close(found, oracles.fisher(model, x, y.tolist(), "exact"), 1e-12)
+
+
+def test_vmap_is_compared_with_autograd_before_it_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator with a wrong rule for batches, here vmap itself, is found out: a loop takes its place."""
+    real = contlearn.per_image.vmap
+    monkeypatch.setattr("contlearn.per_image.vmap", lambda f: lambda *args: 2 * real(f)(*args))
+    case = Case(
+        lambda: Wired(lambda m, x: m.head(x * m.scale), head=nn.Linear(5, CLASSES), scale=nn.Parameter(torch.ones(5))),
+        (5,), images=20,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="vmap cannot differentiate scale image by image .it disagrees"):
+        found = fisher_of(case.model(torch.float64), [case.data(torch.float64)])
+    assert_close(found, case.oracle("exact"), 1e-12)
+
+
+def test_several_draws_of_each_image_are_averaged() -> None:
+    case = CASES["mlp"]
+    found = fisher_of(
+        case.model(), [case.data()], "sample", samples=3000, generator=torch.Generator().manual_seed(0)
+    )  # fmt: skip
+    assert_close(found, case.oracle("exact"), 0.05)
+
+
+def test_a_second_use_of_a_weight_that_comes_late_is_seen() -> None:
+    """Behind the layer's back, and for one image in the second batch only."""
+
+    def wiring(m: nn.Module, x: Tensor) -> Tensor:
+        z, large = m.body(x).tanh(), x[:, :1] > 5
+        return m.head(torch.where(large, x @ m.body.weight, z) if bool(large.any()) else z)
+
+    torch.manual_seed(0)
+    model = Wired(wiring, body=nn.Linear(4, 4), head=nn.Linear(4, CLASSES)).double()
+    images, labels = torch.randn(1500, 4, dtype=torch.float64), torch.arange(1500) % CLASSES
+    images[1400, 0] = 6
+    batches = [(images[:1100], labels[:1100]), (images[1100:], labels[1100:])]
+    with pytest.warns(UserWarning, match="vmap cannot differentiate"):
+        found = fisher_of(model, batches, "empirical")
+    assert_close(found, oracles.fisher(model, images, labels.tolist(), "empirical"), 1e-12)
+
+
+def test_mixing_without_a_derivative_is_refused() -> None:
+    """Only the first four rows get what an expert adds: who else is in the batch decides, though nothing flows."""
+    model = Wired(
+        lambda m, x: m.head(x.index_add(0, torch.arange(min(4, len(x))), m.expert(x[:4]))),
+        expert=nn.Linear(5, 5), head=nn.Linear(5, CLASSES),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="depend on the other images"):
+        fisher_of(model, [(torch.randn(9, 5), torch.zeros(9, dtype=torch.int64))])

@@ -1,7 +1,14 @@
-"""The command line: what it refuses, what it writes, and that its acts tell the story."""
+"""The command line: what it refuses, what it writes, that nothing is lost, and that its acts tell the story."""
 
+import errno
 import json
+import os
+import random
 import re
+import signal
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,10 +92,12 @@ def test_l2_has_the_same_mean_strength_and_the_same_start(toys, tmp_path, monkey
 
 
 def test_divergence_exits_with_1_and_says_what_to_do(toys, tmp_path, capsys):
-    code, folders = run(tmp_path, "--importance", "1e9")
+    """What was done before is kept."""
+    code, (folder,) = run(tmp_path, "--importance", "1e9")
     assert code == 1
-    assert folders == []
     assert "proximal=True" in capsys.readouterr().err
+    (kept,) = json.loads((folder / "results.json").read_text("utf-8"))["runs"]
+    assert list(kept["histories"]) == ["A", "unprotected"]
 
 
 def test_an_interrupt_keeps_the_finished_seeds(toys, tmp_path, monkeypatch, capsys):
@@ -135,3 +144,161 @@ def test_help_teaches(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("1/2 * importance", "Fisher information", "examples:", "--seeds 0 1 2 3 4"))
+
+
+# Nothing is lost
+
+OPTIONS = ["--epochs", "2", "--batch-size", "10", "--seeds", "0", "1"]
+
+
+def numbers(folder):
+    """Every loss and accuracy that a run has kept."""
+    kept = json.loads((folder / "results.json").read_text("utf-8"))
+    return {run["seed"]: run["histories"] for run in kept["runs"]}
+
+
+def resume(folder):
+    return command.main(["--resume", str(folder)])
+
+
+@pytest.fixture
+def undisturbed(toys, tmp_path):
+    command.main([*OPTIONS, "--output", str(tmp_path / "undisturbed")])
+    return numbers(next((tmp_path / "undisturbed").iterdir()))
+
+
+@pytest.mark.parametrize("act", [1, 2, 4, 6, 10])
+def test_an_interrupt_in_any_act_is_resumed_to_the_same_numbers(act, undisturbed, tmp_path, monkeypatch, capsys):
+    """Two seeds have ten trainings; Ctrl-C ends one of them, and the acts before it are kept."""
+    real, calls = command.train, []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        history = real(*arguments, **options)
+        history.interrupted = len(calls) == act
+        return history
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train", interrupted)
+        assert command.main([*OPTIONS, "--output", str(tmp_path / "runs")]) == 130
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert sum(map(len, numbers(folder).values())) == act - 1
+    assert f"--resume {folder}" in capsys.readouterr().err
+    assert resume(folder) == 0
+    assert numbers(folder) == undisturbed
+    assert resume(folder) == 0  # once more: nothing is left to do
+    assert numbers(folder) == undisturbed
+
+
+@pytest.fixture
+def one_thread():
+    """A forked process has none of the threads that its parent may have started."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes that have everything imported already")
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_twenty_kills_at_any_moment_lose_nothing_that_was_kept(undisturbed, tmp_path, one_thread):
+    """SIGKILL after a random part of a second, twenty times; each new process goes on where the last one was."""
+    rng, output, kept = random.Random(0), tmp_path / "runs", 0
+    folder = None
+    for attempt in range(60):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = command.main([*OPTIONS, "--output", str(output)]) if folder is None else resume(folder)
+            os._exit(code)
+        if attempt < 20:
+            time.sleep(rng.uniform(0.02, 0.6))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        found = list(output.glob("*/results.json"))
+        if found:
+            folder = found[0].parent
+            done = sum(map(len, numbers(folder).values()))
+            assert done >= kept
+            kept = done
+        if attempt >= 20:
+            assert os.waitstatus_to_exitcode(status) == 0
+            break
+    for seed, histories in undisturbed.items():
+        for row, history in histories.items():
+            again = numbers(folder)[seed][row]
+            assert again["loss"] == pytest.approx(history["loss"], rel=1e-5)
+            assert again["accuracy"].keys() == history["accuracy"].keys()
+
+
+def test_resume_takes_the_settings_of_the_run_and_no_others(toys, tmp_path, capsys):
+    _, (folder,) = run(tmp_path, "--importance", "7", "--acts-only")
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--resume", str(folder), "--importance", "8"])
+    assert stop.value.code == 2
+    assert "leave out --importance" in capsys.readouterr().err
+    assert resume(folder) == 0
+    assert json.loads((folder / "results.json").read_text("utf-8"))["settings"]["importance"] == 7
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "no JSON", '{"settings": {}, "runs": [{}]}'])
+def test_a_damaged_run_is_named_and_left_as_it_is(text, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(text, "utf-8")
+    assert resume(tmp_path) == 1
+    assert "results.json is damaged" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text("utf-8") == text
+
+
+def test_no_run_to_resume(tmp_path, capsys):
+    assert resume(tmp_path / "nowhere") == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_gone_is_named(toys, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "diagonal_fisher", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, (folder,) = run(tmp_path)
+    assert code == 130
+    next(folder.glob("*.pt")).unlink()
+    assert resume(folder) == 1
+    assert "after_MNIST_0.pt" in capsys.readouterr().err
+    assert list(numbers(folder)[0]) == ["A", "unprotected"]
+
+
+@pytest.mark.parametrize("when", [1, 2, 4])
+def test_a_full_disk_keeps_what_was_written_before(when, toys, tmp_path, monkeypatch, capsys):
+    real, calls = Path.open, []
+
+    def full(path, mode="r", *arguments, **options):
+        if path.name.startswith(".results") and "w" in mode:
+            calls.append(path)
+            if len(calls) == when:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, mode, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        code, (folder,) = run(tmp_path)
+    assert code == 1
+    assert "No space left on device" in capsys.readouterr().err
+    if when > 1:
+        assert len(numbers(folder)[0] if when > 2 else numbers(folder)) == max(0, when - 2)
+        assert resume(folder) == 0
+        assert len(numbers(folder)[0]) == len(command.ROWS)
+
+
+def test_a_folder_that_cannot_be_made_stops_before_any_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    assert command.main(["--output", str(tmp_path / "file")]) == 1
+    assert "file" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path):
+    folders = []
+    threads = [threading.Thread(target=lambda: folders.append(command._new_folder(tmp_path))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(folders)) == 8
+    assert all(folder.is_dir() for folder in folders)

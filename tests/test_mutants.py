@@ -35,43 +35,74 @@ class Mutant:
 
     @property
     def test_file(self) -> str:
-        return self.file or {"quadratics": "ewc"}.get(self.module, self.module)
+        return self.file or {
+            "quadratics": "ewc",
+            "layers": "fisher",
+            "likelihoods": "fisher",
+            "per_image": "fisher",
+        }.get(self.module, self.module)
 
 
 MUTANTS = {
     "square of the mean gradient": Mutant(
-        "fisher",
-        """torch.einsum("ngot,ngit->goi", g2, a.square())""",
-        """sum(torch.einsum("ngot,ngit->goi", g, a).square() for g in gs) / len(a)""",
-        "loop and mlp and exact",
+        "layers", "self.patches().square())", "self.patches()).square() / len(g2)", "loop and mlp and exact"
     ),
     "gradients summed over the batch, then squared": Mutant(
-        "fisher",
+        "layers",
         "(g_part @ a_part.mT).square().sum(0)",
         "(g_part @ a_part.mT).sum(0).square()",
         "loop and conv2d and exact",
     ),
     "gradients of the bias summed over the batch, then squared": Mutant(
-        "fisher", "g.sum(-1).square().sum(0) for", "g.sum(-1).sum(0).square() for", "loop and conv2d and exact"
+        "layers",
+        """self._add("bias", g.sum(-1).square().sum(0))
+        some""",
+        """self._add("bias", g.sum(-1).sum(0).square())
+        some""",
+        "loop and conv2d and exact",
     ),
-    "only the last class counted": Mutant("fisher", "g2.addcmul_(g, g)", "g2.copy_(g * g)", "loop and mlp and exact"),
+    "only the last class counted": Mutant(
+        "layers",
+        """self._sums["g²"].addcmul_(g, g)""",
+        """self._sums["g²"].copy_(g * g)""",
+        "loop and mlp and exact",
+    ),
     "square of each position, not of the image": Mutant(
-        "fisher", "g.sum(-1).square().sum(0) for", "g.square().sum(-1).sum(0) for", "loop and conv2d and exact"
+        "layers",
+        """self._add("bias", g.sum(-1).square().sum(0))
+        some""",
+        """self._add("bias", g.square().sum(-1).sum(0))
+        some""",
+        "loop and conv2d and exact",
+    ),
+    "square of each position of a norm, not of the image": Mutant(
+        "layers",
+        "(g * self.patches()).sum(-1).square().sum(0)",
+        "(g * self.patches()).square().sum(-1).sum(0)",
+        "loop and convolution and exact",
     ),
     "classes not weighted by their probability": Mutant(
-        "fisher", "return p.T.sqrt()[:, :, None] * ", "return ", "loop and linear and exact"
+        "likelihoods", "v *= self.p[:, k, None].sqrt()", "pass", "loop and linear and exact"
     ),
+    "several draws added up": Mutant("likelihoods", "v /= len(self.labels) ** 0.5", "pass", "several_draws", "fisher"),
     "every image meets every label": Mutant(
-        "fisher", " - p)[None]", ".sum(0) - len(p) * p)[None]", "loop and linear and empirical"
+        "likelihoods",
+        "v.scatter_add_(1, self.labels[k, :, None], torch.ones_like(v[:, :1]))",
+        "v = v * len(v) + torch.nn.functional.one_hot(self.labels[k], v.shape[1]).sum(0)",
+        "loop and linear and empirical",
     ),
     "most likely label called empirical": Mutant(
-        "fisher", """elif estimator == "predicted":""", "else:", "loop and linear and empirical"
+        "likelihoods", """if estimator == "predicted":""", "if True:", "loop and linear and empirical"
     ),
     "one number for a whole layer": Mutant(
-        "fisher", "yield name, squares[kind].reshape(", "yield name, squares[kind].mean().expand(", "softmax and hand"
+        "layers", "self._sums[kind].reshape(", "self._sums[kind].mean().expand(", "softmax and hand"
     ),
     "eval() forgotten": Mutant(
-        "fisher", "mode(model, training=False)", "mode(model, training=model.training)", "dropout"
+        "models",
+        "with mode(model, training=False):  # dropout",
+        "with mode(model, training=model.training):  # dropout",
+        "dropout",
+        "fisher",
     ),
     "one image too many counted": Mutant(
         "fisher",
@@ -81,17 +112,78 @@ MUTANTS = {
     ),
     "batches counted instead of images": Mutant(
         "fisher",
-        "count += len(images)\n    return {",
+        "count += step.batch.images\n    return {",
         "count += 1\n    return {",
         "softmax and hand",
     ),
-    "last chunk only": Mutant(
-        "fisher",
-        "layers, logits, vectors):\n            fisher[name] += squares",
-        "layers, logits, vectors):\n            fisher[name] = squares",
-        "chunks and mlp",
+    "last chunk only": Mutant("fisher", "fisher[name] += squares", "fisher[name] = squares", "chunks and mlp"),
+    "activations changed in place": Mutant("layers", "return output.clone()", "return output", "in-place and closed"),
+    "a closed form off by a tenth is trusted": Mutant(
+        "layers", "return float(torch.finfo(dtype).eps ** 0.5)", "return 0.3", "scales_its_output"
     ),
-    "activations changed in place": Mutant("fisher", "return output.clone()", "return output", "in-place and closed"),
+    "rows that are not images are trusted": Mutant(
+        "layers",
+        "len(self.inputs) == len(self.outputs) == images",
+        "len(self.inputs) == len(self.outputs)",
+        "loop and tokens and batch and exact",
+    ),
+    "any path to the parameters will do": Mutant("layers", "if len(above) != 1:", "if not above:", "comes_late"),
+    "rows of other images are trusted": Mutant(
+        "fisher", "self._distrust(step, self._mixing_layers(step, v))", "pass", "exchanged"
+    ),
+    "what logits add up to, instead of each": Mutant(
+        "fisher", "v[n] = torch.linspace(1, 2, logits.shape[1])", "v[n] = 1", "add_up_to_nothing"
+    ),
+    "a layer that autograd does not reach is believed": Mutant(
+        "layers",
+        "error = (closed if gradient is None else",
+        """if gradient is None:
+                continue
+            error = (closed if gradient is None else""",
+        "without_a_path",
+    ),
+    "every error under vmap is swallowed": Mutant(
+        "fisher", "except RuntimeError as error:", "except Exception as error:", "no_reason_to_go_on"
+    ),
+    "vmap is believed": Mutant("fisher", "if not _same(", "if False and not _same(", "vmap_is_compared"),
+    "images are not compared with themselves elsewhere": Mutant(
+        "fisher",
+        "if not bool((error <= 4 * tolerance(logits.dtype) * size).all()):",
+        "if False:",
+        "without_a_derivative",
+    ),
+    "classes do not count in the memory": Mutant(
+        "fisher", "for layer in self.layers) + 4 * logits.numel()", "for layer in self.layers)", "as_memory_allows"
+    ),
+    "activations do not count in the memory": Mutant(
+        "fisher", "numbers = watch.numbers + ", "numbers = ", "as_memory_allows"
+    ),
+    "eigenbases in single precision": Mutant(
+        "quadratics", "torch.linalg.eigh(factor.cpu().double())", "torch.linalg.eigh(factor.cpu())", "eigenbases"
+    ),
+    "an anchor is forgotten where a task needs nothing": Mutant(
+        "quadratics", "if name in self.rest.precision or bool(f.any())}", "if bool(f.any())}", "does_not_need"
+    ),
+    "memory of another precision": Mutant(
+        "quadratics",
+        "if [o.dtype for o in self._offsets] != [p.dtype for p in parameters]:",
+        "if not self._offsets:",
+        "another_precision",
+    ),
+    "constant summed in single precision": Mutant(
+        "quadratics", ".sum(dtype=torch.float64))", ".sum())", "constant_is_summed"
+    ),
+    "twice differentiable": Mutant("ewc", "    @once_differentiable\n", "", "second_derivative"),
+    "the last learning rate for all steps that are owed": Mutant(
+        "training",
+        "ewc.proximal_step(model, sum(owed))  # eq. (5.6)",
+        "ewc.proximal_step(model, rate * len(owed))",
+        "sum_of_the_learning_rates",
+    ),
+    "no floor for half precision": Mutant(
+        "models", "max(-1e9, torch.finfo(logits.dtype).min)", "-1e9", "finite_in_half"
+    ),
+    "parts of a checkpoint": Mutant("models", "part.load_state_dict(before[name])", "pass", "unless_all_are"),
     "½ missing": Mutant("ewc", "0.5 * importance * value", "importance * value", "half_by_hand"),
     "old F overwritten": Mutant(
         "quadratics",
@@ -129,17 +221,21 @@ MUTANTS = {
     ),
     "stale proximal step": Mutant("quadratics", "or self._weights[0] != strength", "", "forgets_what_it_had_prepared"),
     "bias left out of the factors": Mutant(
-        "fisher", "a.new_ones(len(a), 1)", "a.new_zeros(len(a), 1)", "loops and mlp and exact", "kronecker"
+        "layers", "a.new_ones(len(a), 1)", "a.new_zeros(len(a), 1)", "loops and mlp and exact", "kronecker"
     ),
     "both factors averaged over the places of a convolution": Mutant(
         "fisher",
-        "Factors(inputs[name] / count,",
-        "Factors(inputs[name] / places[name],",
+        "Factors(a / count, g / places,",
+        "Factors(a / places, g / places,",
         "loops and conv2d",
         "kronecker",
     ),
     "sum of the A's, sum of the G's": Mutant(
-        "quadratics", "a=old.a + (new.a - old.a) / count", "a=old.a + new.a", "whole_matrix and mlp", "kronecker"
+        "quadratics",
+        "factors[layer].a + (new.a - factors[layer].a) / counts[layer]",
+        "factors[layer].a + new.a",
+        "whole_matrix and mlp",
+        "kronecker",
     ),
     "decay of both factors": Mutant(
         "quadratics",
@@ -150,8 +246,8 @@ MUTANTS = {
     ),
     "oldest anchor for all tasks": Mutant(
         "quadratics",
-        "anchors[name] = theta.clone()\n",
-        "anchors.setdefault(name, theta.clone())\n",
+        "self.anchors | {name: theta.clone() for name, theta in thetas.items()}",
+        "{name: theta.clone() for name, theta in thetas.items()} | self.anchors",
         "whole_matrix and mlp",
         "kronecker",
     ),
