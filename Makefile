@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run learn test notebooks bench clean
+.PHONY: run learn test test-machines notebooks bench clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed   ## the three acts on the complete data, in about a minute
@@ -16,6 +16,9 @@ test: .venv/installed   ## style, types, unit tests, and every notebook against 
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-machines: .venv/installed   ## the unit tests and some notebooks again, with the arithmetic of other processors
+	$(BIN)/python tests/machines.py
 
 notebooks: .venv/installed   ## run every notebook anew and store its outputs
 	$(BIN)/python notebooks/execute.py
