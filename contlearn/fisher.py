@@ -1,35 +1,19 @@
 """The Fisher information: how sharply the parameters of a classifier are determined by a task.
 
 `diagonal_fisher` keeps the diagonal of the matrix, `kronecker_fisher` two small factors for the block of each layer.
-`likelihoods` says what is sent backwards from the logits; `layers` and `per_image` turn it into squared gradients.
+What is sent backwards from the logits says `likelihoods`; how it becomes squared gradients, `layers` and `per_image`;
+`sweep` goes once through the data, and proves what is fast.
 """
 
-import os
-import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from tqdm.auto import tqdm
 
-from contlearn.data import batches
-from contlearn.layers import Layer, agrees, candidates, connected, tolerance
-from contlearn.likelihoods import Estimator, Vectors, categorical, check_estimator
-from contlearn.models import check_logits, device_of, undisturbed
-from contlearn.per_image import Batch, Classifier, Forward, batched, gradients, joined, one_at_a_time, square
-
-_BUDGET = 2**24  # numbers that an intermediate result may hold: 64 MiB in single precision
-_WORTH_BATCHING = 8  # images: for fewer, a loop is as fast as vmap
-_MIXED = (
-    "the logits of an image depend on the other images of its batch, or change from call to call, so that it has no F "
-    "of its own; normalise with running statistics (track_running_stats=True), or by GroupNorm or LayerNorm, put "
-    "images along the first dimension (batch_first=True), and switch off what is random in eval() mode"
-)
+from contlearn.likelihoods import Estimator
+from contlearn.per_image import Forward
+from contlearn.sweep import Sweep
 
 
 def diagonal_fisher(
@@ -84,7 +68,7 @@ def diagonal_fisher(
             which no gradient reaches.
         FloatingPointError: a logit is NaN or +∞. (−∞, a class that is masked out, is fine.)
     """
-    sweep = _Sweep(model, estimator, forward, samples, generator)
+    sweep = Sweep(model, estimator, forward, samples, generator)
     fisher = {name: torch.zeros_like(p, dtype=_real(p)) for name, p in sweep.trainable.items()}
     count = 0
     for step in sweep.over(loader, progress):
@@ -146,7 +130,7 @@ def kronecker_fisher(
     Raises:
         ValueError: also if a layer has factors for some batches, and is used in another way by others.
     """
-    sweep = _Sweep(model, estimator, forward, samples, generator)
+    sweep = Sweep(model, estimator, forward, samples, generator)
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of each layer Σ a aᵀ, Σ g gᵀ, and the number of positions
     names: dict[str, tuple[str, ...]] = {}
     diagonal: dict[str, Tensor] = {}
@@ -181,328 +165,6 @@ def kronecker_fisher(
             if name not in named
         },
     )
-
-
-class _Step:
-    """One forward pass: its images, the vectors to send backwards, and the layers whose closed form holds in it."""
-
-    def __init__(self, sweep: "_Sweep", batch: Batch, logits: Tensor, vectors: Vectors) -> None:
-        self.sweep, self.batch, self.logits, self.vectors = sweep, batch, logits, vectors
-        self.layers, self.used = connected(sweep.layers, logits, batch.images, sweep.trainable)
-        self.first: dict[Layer, Tensor] = {}  # ∂/∂z for the first vector, which the proof needs before all others
-
-    def backward(self, layers: list[Layer], v: Tensor) -> dict[Layer, Tensor]:
-        """∂(v · logits)/∂z of each layer."""
-        if not layers:
-            return {}
-        found = torch.autograd.grad(self.logits, [layer.outputs for layer in layers], v, retain_graph=True)
-        return dict(zip(layers, found, strict=True))
-
-    def squares(self, plain: list[Layer], factored: Iterable[Layer] = ()) -> Iterator[tuple[str, Tensor]]:
-        """Σ_n Σ_v (∂/∂θ)² of all but the `factored` layers, which take in ∂/∂z for their factors."""
-        for k, v in enumerate(self.vectors):
-            found = self.backward(self.layers, v) if k else self.first
-            for layer in plain:
-                layer.add_squares(found[layer], _BUDGET)
-            for layer in factored:
-                layer.add_products(found[layer])
-        for layer in plain:
-            yield from layer.squares().items()
-        yield from self.sweep.others(self)
-
-
-class _Sweep:
-    """Once through a loader: each batch forwards, with proof of what is fast."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        estimator: Estimator,
-        forward: Forward | None,
-        samples: int,
-        generator: torch.Generator | None,
-    ) -> None:
-        check_estimator(estimator, samples)
-        self.model, self.estimator, self.samples, self.generator = model, estimator, samples, generator
-        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.trainable:
-            raise ValueError(
-                "the model has no trainable parameter: set requires_grad=True on those that EWC shall protect"
-            )
-        if any(p.is_meta for p in model.parameters()):
-            raise ValueError("the model is on the meta device, its weights hold no numbers: load them first")
-        self.pairs = forward is None
-        self.classifier = Classifier(model, forward or (lambda model, batch: (model(batch[0]), batch[1])))
-        self.layers = candidates(model, self.trainable)
-        self.sizes: dict[str, int] = {}
-        self.known: list[Any] = []  # shapes for which the full proof was made
-        self.passes = 0
-        self.recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-        self.by_loop = self.recurrent  # torch.func has no rule for those
-
-    def over(self, loader: Iterable[Any], progress: bool) -> Iterator[_Step]:
-        device = device_of(self.model)
-        with (
-            undisturbed(self.model),
-            _plain_kernels(self.recurrent),
-            self._listening(),
-            torch.enable_grad(),
-            tqdm(
-                desc="Fisher information",
-                unit="batch",
-                total=len(loader) if isinstance(loader, Sized) else None,
-                disable=not progress or "TQDM_DISABLE" in os.environ,
-                delay=2,
-                leave=False,
-            ) as bar,
-        ):
-            for batch in self._regrouped(self._stream(loader, device, bar)):
-                yield self._step(batch)
-
-    def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
-        empty = True
-        for value in batches(loader, device) if self.pairs else loader:
-            batch = Batch.of(value, device)
-            if batch.images:
-                empty = False
-                yield batch
-            bar.update()
-        if empty:
-            raise ValueError("the loader is empty: it yields no images, so there is nothing to measure F on")
-
-    def _regrouped(self, stream: Iterator[Batch]) -> Iterator[Batch]:
-        """The same images in groups that fit the budget: small batches joined where they fit, large ones cut."""
-        held: list[Batch] = []
-        size = 0
-
-        def release() -> Iterator[Batch]:
-            whole = joined(held)
-            held.clear()
-            for start in range(0, whole.images, size):
-                yield whole[start : start + size]
-
-        for batch in stream:
-            if held and not held[0].fits(batch):
-                yield from release()
-            if not held:
-                size = self._images_at_once(batch)
-            held.append(batch)
-            if sum(each.images for each in held) >= size or not batch.fits(batch):
-                yield from release()
-        if held:
-            yield from release()
-
-    def _images_at_once(self, batch: Batch) -> int:
-        """As many as fit the budget with activations, patches and gradients; counted on one image."""
-        key = str(batch.shapes())
-        if key not in self.sizes:
-            with Allocations() as watch:
-                logits = self._logits(batch[:1])[0]
-            check_logits(logits, 1)
-            numbers = watch.numbers + sum(layer.numbers for layer in self.layers) + 4 * logits.numel()
-            self.sizes[key] = max(1, min(1024, _BUDGET // max(1, numbers)))
-        return self.sizes[key]
-
-    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """A forward pass that the layers record."""
-        for layer in self.layers:
-            layer.listen()
-        versions = [leaf._version for leaf in batch.leaves if isinstance(leaf, Tensor)]
-        logits, labels = self.classifier(batch.value())
-        for layer in self.layers:
-            layer.listening = False
-        if versions != [leaf._version for leaf in batch.leaves if isinstance(leaf, Tensor)]:
-            raise ValueError("forward changes its inputs in place, so that no image can be looked at twice: clone them")
-        check_logits(logits, batch.images)
-        return logits, labels
-
-    def _step(self, batch: Batch) -> _Step:
-        logits, labels = self._logits(batch)
-        step = _Step(self, batch, logits, categorical(logits, labels, self.estimator, self.samples, self.generator))
-        self.passes += 1
-        new = batch.shapes() not in self.known
-        if new:
-            self.known.append(batch.shapes())
-            with torch.no_grad():
-                for half in torch.arange(batch.images).flip(0).chunk(2):
-                    self._elsewhere(step, half)
-            self._refuse_hidden_parameters(step)
-            self._refuse_mixing(batch[-4:])
-        else:
-            with torch.no_grad():
-                self._elsewhere(step, torch.arange(self.passes % min(16, batch.images), batch.images, 16).flip(0))
-        v = step.vectors[0]
-        step.first = step.backward(step.layers, v)
-        if new:
-            self._distrust(step, self._mixing_layers(step, v))
-        loudest = int(v.abs().amax(1).argmax())
-        for n in sorted({0, batch.images // 2, batch.images - 1, loudest}) if new else [loudest]:
-            truth = gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, v[n : n + 1])
-            self._distrust(step, [layer for layer in step.layers if not agrees(layer, step.first[layer], n, truth)])
-        return step
-
-    def _elsewhere(self, step: _Step, images: Tensor) -> Tensor:
-        """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
-        logits: Tensor = self.classifier(step.batch.take(images).value())[0]
-        images = images.to(logits.device)
-        possible, rows = step.vectors.p[images] > 0, step.logits[images]  # a masked logit says nothing, and may be huge
-        size = rows.masked_fill(~possible, 0).abs().amax(1, keepdim=True)
-        error = (logits - rows).masked_fill(~possible, 0).abs()
-        if not bool((error <= 4 * tolerance(logits.dtype) * size).all()):
-            raise ValueError(_MIXED)
-        return logits
-
-    def _mixing_layers(self, step: _Step, v: Tensor) -> list[Layer]:
-        """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
-        signs = torch.rand(len(v), generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(v)
-        turned = step.backward(step.layers, v * signs[:, None])
-        return [
-            layer
-            for layer, g in step.first.items()
-            if bool((turned[layer] * signs.view(-1, *[1] * (g.ndim - 1)) - g).abs().max() > 1e-4 * g.abs().max())
-        ]
-
-    def _distrust(self, step: _Step, wrong: list[Layer]) -> None:
-        if wrong:
-            names = [name for layer in wrong for name in layer.names.values()]
-            warnings.warn(
-                f"the closed form of {', '.join(names)} differs from autograd, so they are differentiated image by "
-                "image: as right, but slower",
-                stacklevel=6,
-            )
-            self.layers = [layer for layer in self.layers if layer not in wrong]
-            step.layers = [layer for layer in step.layers if layer not in wrong]
-
-    def _refuse_mixing(self, batch: Batch) -> None:
-        """No image's logits may have a derivative with respect to another image, however small."""
-        leaves = [
-            leaf.detach().clone().requires_grad_() if batch.is_part(leaf) and leaf.is_floating_point() else leaf
-            for leaf in batch.leaves
-        ]
-        own = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
-        inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]  # forward may write to these
-        logits = self.classifier(Batch(inputs, batch.form, batch.images).value())[0]
-        for n in range(batch.images if own and logits.requires_grad else 0):
-            v = torch.zeros_like(logits)
-            v[n] = torch.linspace(1, 2, logits.shape[1])
-            found = torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True)
-            if any(bool(torch.cat((g[:n], g[n + 1 :])).any()) for g in found if g is not None):
-                raise ValueError(_MIXED)
-
-    @torch.no_grad()
-    def _refuse_hidden_parameters(self, step: _Step) -> None:
-        """A parameter that is not in autograd's graph must not matter: moved a little, it must change no logit."""
-        hidden = {name: p for name, p in self.trainable.items() if name not in step.used}
-        if not hidden:
-            return
-        image = step.batch[:1].value()
-        before, logits = {name: p.data for name, p in hidden.items()}, self.classifier(image)[0]
-        try:
-            for p in hidden.values():
-                wave = torch.arange(p.numel(), device=p.device).add(1).cos().view_as(p).to(p.dtype)
-                p.data = p.data * (1 + 1e-3 * wave) + 1e-3 * wave * p.data.abs().mean()
-            moved = not torch.equal(self.classifier(image)[0], logits)
-        finally:
-            for name, p in hidden.items():
-                p.data = before[name]
-        if moved and torch.equal(self.classifier(image)[0], logits):
-            raise ValueError(
-                f"the logits depend on {', '.join(hidden)}, or on some of them, but no gradient reaches them: forward "
-                "runs them under no_grad or inference_mode, detaches what they make, or checkpoints them with "
-                "use_reentrant=True. Freeze them with requires_grad_(False), or checkpoint with use_reentrant=False"
-            )
-
-    def others(self, step: _Step) -> Iterator[tuple[str, Tensor]]:
-        """Σ_n Σ_v (∂/∂θ)² of the parameters that matter in this pass and have no closed form in it."""
-        by_layer = {name for layer in step.layers for name in layer.names.values()}
-        parameters = {name: p for name, p in self.trainable.items() if name in step.used - by_layer}
-        if not parameters:
-            return
-        some = max(1, _BUDGET // (2 * sum(p.numel() for p in parameters.values())))
-        for start in range(0, step.batch.images, some):
-            part, vectors = step.batch[start : start + some], step.vectors.of(slice(start, start + some))
-            sums: dict[str, Tensor] | None = None
-            if not self.by_loop and part.images >= _WORTH_BATCHING:
-                sums = self._batched(parameters, part, vectors)
-            if sums is None:
-                yield from one_at_a_time(self.classifier, parameters, part, vectors)
-            else:
-                yield from sums.items()
-
-    def _batched(self, parameters: dict[str, nn.Parameter], part: Batch, vectors: Vectors) -> dict[str, Tensor] | None:
-        """Σ_n Σ_v (∂/∂θ)², or None, and a warning, where vmap fails or disagrees with autograd."""
-        sums: dict[str, Tensor] = {}
-        try:
-            for k, found in enumerate(batched(self.classifier, parameters, part, vectors)):
-                if k == 0:
-                    for n in {int(vectors[0].abs().amax(1).argmax()), part.images - 1}:
-                        logits = self.classifier(part[n : n + 1].value())[0]
-                        truth = gradients(logits, parameters, vectors[0][n : n + 1])
-                        if not _same({name: g[n] for name, g in found.items()}, truth):
-                            raise RuntimeError("it disagrees with autograd")
-                for name, g in found.items():
-                    squares = square(g).sum(0)
-                    sums[name] = sums[name] + squares if name in sums else squares
-        except RuntimeError as error:
-            self.by_loop = True
-            warnings.warn(
-                f"torch.func.vmap cannot differentiate {', '.join(parameters)} image by image ({error}), so a loop "
-                "does: as right, but it takes a forward pass for each image, and a backward pass for each vector",
-                stacklevel=6,
-            )
-            return None
-        return sums
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for layer in self.layers:
-                stack.callback(layer.module.register_forward_hook(layer.record, with_kwargs=True).remove)
-            yield
-
-
-class Allocations(TorchDispatchMode):
-    """Counts the numbers in all the tensors that operations make while it is active."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.numbers = 0
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = operation(*args, **(kwargs or {}))
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for each in tree_leaves(result):
-            if isinstance(each, Tensor) and each.untyped_storage().data_ptr() not in given:  # no view, not in place
-                self.numbers += each.numel()
-        return result
-
-
-@contextmanager
-def _plain_kernels(recurrent: bool) -> Iterator[None]:
-    """Without cuDNN for recurrent layers, which it does not differentiate in eval() mode, and without torch.compile.
-
-    Nor with attention's fast path, which knows no gradients, and is taken where vmap hides that they are wanted.
-    """
-    with ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-        if recurrent:
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
-
-
-def _same(found: Mapping[str, Tensor], truth: Mapping[str, Tensor | None]) -> bool:
-    """Whether gradients agree up to rounding; where they cancel to nothing, up to that of the largest of them."""
-    largest = max((float(g.abs().max()) for g in truth.values() if g is not None), default=0.0)
-    for name, g in found.items():
-        true = truth[name]
-        true = torch.zeros_like(g) if true is None else true
-        size = max(tolerance(g.dtype) * float(true.abs().max()), 32 * torch.finfo(g.dtype).eps * largest)
-        if not float((g - true).abs().max()) <= size:
-            return False
-    return True
 
 
 def _real(p: Tensor) -> torch.dtype:

@@ -240,13 +240,15 @@ def _graph(logits: Tensor) -> tuple[dict[_Node, list[_Node]], dict[int, _Node]]:
     return consumers, leaves
 
 
-def agrees(layer: Layer, g: Tensor, n: int, expected: Mapping[str, Tensor | None]) -> bool:
-    """Whether g aᵀ is what autograd found for image n by itself, up to the rounding of sums of this size."""
+def agrees(
+    layer: Layer, g: Tensor, n: int, expected: Mapping[str, Tensor | None], dtype: torch.dtype = torch.float32
+) -> bool:
+    """Whether g aᵀ is what autograd found for image n by itself, up to the rounding of such sums in `dtype`."""
     for kind, (closed, size) in layer.of_image(g, n).items():
         if kind in layer.names:
             gradient = expected[layer.names[kind]]
             error = (closed if gradient is None else closed.sub_(gradient.reshape_as(closed))).abs_().max()
-            if not bool(error <= tolerance(layer.outputs.dtype) * size):
+            if not bool(error <= tolerance(dtype) * size):
                 return False
     return True
 

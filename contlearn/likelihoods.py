@@ -85,6 +85,9 @@ def categorical(
         return Vectors(p, p.argmax(1)[None], logits.dtype)
     if labels is None:
         raise ValueError("estimator='empirical' takes the true labels, but forward returned None for them")
+    if labels.shape != logits.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be integers of shape ({len(logits)},), got {labels.dtype} {tuple(labels.shape)}")
+    labels = labels.long()
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, but the model has {classes} logits: "

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
-import contlearn.fisher
 import contlearn.per_image
+import contlearn.sweep
 from contlearn import diagonal_fisher, kronecker_fisher
 from contlearn.layers import agrees, candidates
 
@@ -346,8 +346,8 @@ def test_sample_converges_to_exact() -> None:
 @every(CLOSED_FORM)
 def test_closed_form_is_taken(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain linear and convolutional networks never go the slow way, image by image."""
-    monkeypatch.setattr("contlearn.fisher.batched", None)
-    monkeypatch.setattr("contlearn.fisher.one_at_a_time", None)
+    monkeypatch.setattr("contlearn.sweep.batched", None)
+    monkeypatch.setattr("contlearn.sweep.one_at_a_time", None)
     fisher_of(case.model(), [case.data()])
 
 
@@ -441,7 +441,7 @@ def test_batches_and_chunks_change_nothing(
 ) -> None:
     """Batches of any size, joined and cut into chunks of any size, give what one image at a time gives."""
     if budget:
-        monkeypatch.setattr("contlearn.fisher._BUDGET", budget)
+        monkeypatch.setattr("contlearn.sweep._BUDGET", budget)
     case = CASES[name]
     images, labels = case.data(torch.float64)
     batches = list(zip(images.split(size), labels.split(size), strict=True))
@@ -520,8 +520,8 @@ def test_progress_is_shown_unless_someone_objects(
     if variable:
         monkeypatch.setenv("TQDM_DISABLE", variable)
     settings = {}
-    real = contlearn.fisher.tqdm
-    monkeypatch.setattr("contlearn.fisher.tqdm", lambda **options: settings.update(options) or real(**options))
+    real = contlearn.sweep.tqdm
+    monkeypatch.setattr("contlearn.sweep.tqdm", lambda **options: settings.update(options) or real(**options))
     diagonal_fisher(CASES["mlp"].model(), [CASES["mlp"].data()], progress=progress)
     assert settings["disable"] != shown
     assert settings["delay"] == 2  # seconds: a quick measurement shows nothing
@@ -532,7 +532,7 @@ def test_progress_is_shown_unless_someone_objects(
 
 def test_a_thousand_classes_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of softmax regression F is the mean of p_c (1 − p_c) x_i²; no tensor is much larger than the budget."""
-    monkeypatch.setattr("contlearn.fisher._BUDGET", 2**21)
+    monkeypatch.setattr("contlearn.sweep._BUDGET", 2**21)
     torch.manual_seed(0)
     model, images = nn.Linear(5, 1000).double(), torch.randn(6, 5, dtype=torch.float64)
     with oracles.Watch() as watch:
@@ -559,7 +559,7 @@ def test_a_thousand_classes_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_no_tensor_is_larger_than_the_budget(name: str, size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many images as just fit, one by one or in one batch: what is made of them must be made in several parts."""
-    monkeypatch.setattr("contlearn.fisher._BUDGET", budget := 3000)
+    monkeypatch.setattr("contlearn.sweep._BUDGET", budget := 3000)
     case = CASES[name]
     images, labels = case.data(images=budget // math.prod(case.shape))
     batches = list(zip(images.split(size or len(images)), labels.split(size or len(images)), strict=True))
@@ -823,7 +823,7 @@ def test_a_little_mixing_is_found_though_the_logits_add_up_to_nothing() -> None:
 )
 def test_images_are_taken_as_memory_allows(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand classes are p, v, the logits and their gradient; what forward makes on its way counts as well."""
-    monkeypatch.setattr("contlearn.fisher._BUDGET", 40_000)
+    monkeypatch.setattr("contlearn.sweep._BUDGET", 40_000)
     seen = []
     model.register_forward_hook(lambda _, args, out: seen.append(len(out)))
     fisher_of(model, [(torch.randn(50, 5), torch.zeros(50, dtype=torch.int64))], "predicted")

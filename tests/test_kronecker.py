@@ -169,7 +169,7 @@ def test_one_image_of_softmax_regression_has_the_exact_block(n: int) -> None:
 @pytest.mark.parametrize("name", ["mlp", "conv2d, one group", "tokens", "batch norm", "embedding"])
 def test_batches_and_chunks_change_nothing(name: str, size: int, budget: int | None, monkeypatch: Any) -> None:
     images, labels = ALL[name].data(DOUBLE)
-    monkeypatch.setattr("contlearn.fisher._BUDGET", budget or 2**24)
+    monkeypatch.setattr("contlearn.sweep._BUDGET", budget or 2**24)
     batches = [(images[:0], labels[:0]), *zip(images.split(size), labels.split(size), strict=True)]
     found = fisher_of(model := ALL[name].model(DOUBLE), batches, "empirical")
     assert_factors(found, model, FACTORED[name], images, labels, "empirical")

@@ -129,10 +129,10 @@ MUTANTS = {
     ),
     "any path to the parameters will do": Mutant("layers", "if len(above) != 1:", "if not above:", "comes_late"),
     "rows of other images are trusted": Mutant(
-        "fisher", "self._distrust(step, self._mixing_layers(step, v))", "pass", "exchanged"
+        "sweep", "self._distrust(step, self._mixing_layers(step, v))", "pass", "exchanged"
     ),
     "what logits add up to, instead of each": Mutant(
-        "fisher", "v[n] = torch.linspace(1, 2, logits.shape[1])", "v[n] = 1", "add_up_to_nothing"
+        "sweep", "v[n] = torch.linspace(1, 2, logits.shape[1])", "v[n] = 1", "add_up_to_nothing"
     ),
     "a layer that autograd does not reach is believed": Mutant(
         "layers",
@@ -143,20 +143,20 @@ MUTANTS = {
         "without_a_path",
     ),
     "every error under vmap is swallowed": Mutant(
-        "fisher", "except RuntimeError as error:", "except Exception as error:", "no_reason_to_go_on"
+        "sweep", "except RuntimeError as error:", "except Exception as error:", "no_reason_to_go_on"
     ),
-    "vmap is believed": Mutant("fisher", "if not _same(", "if False and not _same(", "vmap_is_compared"),
+    "vmap is believed": Mutant("sweep", "if not _same(", "if False and not _same(", "vmap_is_compared"),
     "images are not compared with themselves elsewhere": Mutant(
-        "fisher",
-        "if not bool((error <= 4 * tolerance(logits.dtype) * size).all()):",
+        "sweep",
+        "if not bool((error <= 4 * tolerance(self.coarsest) * size).all()):",
         "if False:",
         "without_a_derivative",
     ),
     "classes do not count in the memory": Mutant(
-        "fisher", "for layer in self.layers) + 4 * logits.numel()", "for layer in self.layers)", "as_memory_allows"
+        "sweep", "for layer in self.layers) + 4 * logits.numel()", "for layer in self.layers)", "as_memory_allows"
     ),
     "activations do not count in the memory": Mutant(
-        "fisher", "numbers = watch.numbers + ", "numbers = ", "as_memory_allows"
+        "sweep", "numbers = watch.numbers + ", "numbers = ", "as_memory_allows"
     ),
     "eigenbases in single precision": Mutant(
         "quadratics", "torch.linalg.eigh(factor.cpu().double())", "torch.linalg.eigh(factor.cpu())", "eigenbases"
