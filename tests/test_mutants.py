@@ -35,12 +35,8 @@ class Mutant:
 
     @property
     def test_file(self) -> str:
-        return self.file or {
-            "quadratics": "ewc",
-            "layers": "fisher",
-            "likelihoods": "fisher",
-            "per_image": "fisher",
-        }.get(self.module, self.module)
+        usual = {"quadratics": "ewc"} | dict.fromkeys(("layers", "likelihoods", "per_image", "sweep"), "fisher")
+        return self.file or usual.get(self.module, self.module)
 
 
 MUTANTS = {
