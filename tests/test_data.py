@@ -553,7 +553,6 @@ def test_an_altered_download_is_refused_and_not_kept(cache, serve, tmp_path):
 
 
 @LEFT_OPEN
-@LEFT_OPEN
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs a signal that ends a wait for the network")
 def test_an_interrupted_download_leaves_no_file(cache, serve):
     """Ctrl-C in the middle of the first archive, while the main thread waits for the rest of it."""

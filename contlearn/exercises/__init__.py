@@ -9,12 +9,14 @@ The checks of notebook NN stand in `notebook_NN.py`, which is imported when the 
 
 import re
 from importlib import import_module
-from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
     """`check_4_1` from `notebook_04`, and so on."""
+    if name == "__all__":
+        return __dir__()
     found = re.fullmatch(r"check_(\d+)_\d+", name)
     module = f"notebook_{int(found[1]):02}" if found else ""
     if module in _modules() and name in vars(checks := import_module(f"{__name__}.{module}")):
@@ -23,10 +25,10 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All checks, for completion by the Tab key."""
+    """All checks, for completion by the Tab key and for `import *`."""
     modules = (import_module(f"{__name__}.{module}") for module in _modules())
     return sorted(name for module in modules for name in vars(module) if name.startswith("check_"))
 
 
 def _modules() -> list[str]:
-    return [path.stem for path in Path(__file__).parent.glob("notebook_*.py")]
+    return [module.name for module in iter_modules(__path__) if module.name.startswith("notebook_")]

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 def ask(answer: Callable[..., Any], *arguments: Any) -> Any:
-    """The answer to `arguments`: what the reader's function returns, or the exception that it raised."""
+    """The answer to `arguments`: what the reader's function returns, moved to the CPU, or the exception it raised."""
     try:
-        return answer(*arguments)
+        return tree_map_only(Tensor, Tensor.cpu, answer(*arguments))
     except Exception as error:  # a mistake of the reader's is a verdict, not a crash
         return error
 
