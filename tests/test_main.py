@@ -148,7 +148,7 @@ def test_help_teaches(capsys):
 
 # Nothing is lost
 
-OPTIONS = ["--epochs", "2", "--batch-size", "10", "--seeds", "0", "1"]
+OPTIONS = ["--epochs", "2", "--batch-size", "50", "--seeds", "0", "1"]
 
 
 def numbers(folder):
