@@ -28,32 +28,41 @@ from contlearn.training import History, train
 ROWS = {
     "A": "after MNIST",
     "unprotected": "then Fashion-MNIST, unprotected",
-    "L2": "the same with L2 of equal mean strength",
-    "EWC": "the same with EWC",
-    "joint": "both at once, the upper bound",
+    "L2": "with L2 of equal mean strength",
+    "EWC": "with EWC",
+    "Kronecker": "with EWC, Kronecker factors",
+    "joint": "both at once, in as many steps",
 }
+ACTS = {"A": "act 1", "unprotected": "act 2", "EWC": "act 3", "Kronecker": "act 3, Kronecker", "joint": "both at once"}
+
+_EVERY = 10  # steps between two closed-form steps
 
 DESCRIPTION = """\
-Catastrophic forgetting and its cure, in three acts, on the complete MNIST and Fashion-MNIST.
+Catastrophic forgetting and its cure, in three acts, on the complete MNIST and
+Fashion-MNIST.
 
   1  train a multilayer perceptron on MNIST;
   2  go on training it on Fashion-MNIST: MNIST is forgotten;
   3  do that again with Elastic Weight Consolidation, which adds to the loss
         1/2 * importance * sum_i F_i (theta_i - theta*_i)^2
      so that the weights with a large Fisher information F_i stay near theta*,
-     where act 1 left them: MNIST survives.
+     where act 1 left them: MNIST survives. Kronecker factors, which also hold
+     how the weights of a layer act together, keep nearly all of it.
 
-For comparison: L2, which replaces each F_i by their mean, and training on both sets at once.
+For comparison: L2, which replaces each F_i by their mean, and training on both
+sets at once, in as many steps as acts 1 and 2 take together.
 """
 
 EPILOG = """\
 examples:
-  python -m contlearn                           the defaults: about 50 seconds on two cores
-  python -m contlearn --acts-only               the three acts alone
-  python -m contlearn --importance 1000         hold MNIST harder; Fashion-MNIST pays
-  python -m contlearn --seeds 0 1 2 3 4         mean and standard error of five runs
-  python -m contlearn --resume runs/2026-01-31_12-00-00    go on after an interruption
-  python -m contlearn --penalty proximal --importance 1e6    the closed-form step, stable for every importance
+  python -m contlearn                        the defaults: a minute on two cores
+  python -m contlearn --acts-only            the three acts alone
+  python -m contlearn --importance 1000      hold MNIST harder
+  python -m contlearn --seeds 0 1 2 3 4      mean and standard error of five runs
+  python -m contlearn --penalty gradient --structure diagonal
+                                             descend on the sum itself
+  python -m contlearn --resume runs/2026-01-31_12-00-00
+                                             go on after an interruption
 """
 
 
@@ -69,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    if len(options.epochs) > 2:
+        parser.error(f"--epochs takes one number or two, got {len(options.epochs)}")
+    if options.penalty == "gradient" and options.structure == "kronecker":
+        parser.error("--penalty gradient is stable with --structure diagonal only")
     runs: list[dict[str, Any]] = []
     try:
         if options.resume is None:
@@ -96,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"interrupted after {done} of {len(options.seeds)} seeds", file=sys.stderr)
         code = 130
     except FloatingPointError as error:
-        code = _failed(str(error))
+        code = _failed(f"{error}\nHere: a smaller --importance or --lr, or --penalty proximal, which is the default.")
     except OSError as error:
         return _failed(f"{_reason(error, folder)}\nwhat was kept before is intact; {_again(folder)}")
     if any(run["histories"] for run in runs):
@@ -125,7 +138,12 @@ def _again(folder: Path) -> str:
 
 
 def _rows(options: argparse.Namespace) -> list[str]:
-    return [row for row in ROWS if not options.acts_only or row in ("A", "unprotected", "EWC")]
+    left_out = {"L2", "joint"} if options.acts_only else set()
+    if options.structure == "kronecker":
+        left_out |= {"L2", "EWC"}
+    elif options.structure == "diagonal" or options.penalty == "gradient" or options.acts_only:
+        left_out.add("Kronecker")
+    return [row for row in ROWS if row not in left_out]
 
 
 def _one_seed(
@@ -142,24 +160,22 @@ def _one_seed(
     An act depends on settings, seed and the weights after act 1 alone, so it does not matter what ran before it.
     """
     tests = {task.name: task.test_loader() for task in (mnist, fashion)}
+    epochs_a, epochs_b = options.epochs[0], options.epochs[-1]
 
-    def slow_end(lr: float) -> list[float]:
+    def act(row: str, model: nn.Module, task: Task, epochs: int, ewc: EWC | None = None) -> nn.Module:
+        started = time.perf_counter()
         # After act 1 the last of several epochs runs at a tenth of the learning rate: at a constant rate the accuracies
         # jump by points from epoch to epoch, and where they end is luck.
-        return [lr] * (options.epochs - 1) + [lr / 10 if options.epochs > 1 else lr]
-
-    def act(row: str, model: nn.Module, task: Task, lr: list[float], ewc: EWC | None = None) -> nn.Module:
-        started = time.perf_counter()
-        # Joint training takes as many images of each task at a step as the others do of one.
-        batch_size = options.batch_size * (2 if row == "joint" else 1)
+        slow = 1.0 if row == "A" or epochs == 1 else 0.1
         history = train(
             model,
-            task.train_loader(batch_size, seed=seed),
-            epochs=options.epochs,
-            lr=lr,
+            task.train_loader(options.batch_size, seed=seed),
+            epochs=epochs,
+            lr=[options.lr] * (epochs - 1) + [slow * options.lr],
             ewc=ewc,
-            proximal=ewc is not None and options.penalty == "proximal",
+            proximal=_EVERY if ewc is not None and options.penalty == "proximal" else False,
             evaluate=tests,
+            progress=ACTS.get(row, row),
         )
         if history.interrupted:
             raise KeyboardInterrupt
@@ -167,39 +183,48 @@ def _one_seed(
             save_checkpoint(folder / f"after_MNIST_{seed}.pt", model=model)  # before it counts as done
         run["histories"][row], run["seconds"][row] = history, time.perf_counter() - started
         keep()
-        a, b = (f"{100 * history.accuracy[name][-1]:5.1f} %" for name in tests)
-        print(f"seed {seed}: {ROWS[row]:<40} MNIST {a}   Fashion-MNIST {b}   {run['seconds'][row]:5.1f} s")
+        a, b = (100 * history.accuracy[name][-1] for name in tests)
+        print(f"{ROWS[row]:<31} MNIST {a:5.1f} %  Fashion-MNIST {b:5.1f} %{run['seconds'][row]:7.1f} s")
         return model
 
     torch.manual_seed(seed)
     fresh = MLP().to(options.device)
     after_a = copy.deepcopy(fresh)
     missing = [row for row in _rows(options) if row not in run["histories"]]
+    if missing and len(options.seeds) > 1:
+        print(f"seed {seed}")
     if "A" in missing:
-        act("A", after_a, mnist, [options.lr] * options.epochs)
+        act("A", after_a, mnist, epochs_a)
     elif missing:
         load_checkpoint(folder / f"after_MNIST_{seed}.pt", model=after_a)
     if "unprotected" in missing:
-        act("unprotected", copy.deepcopy(after_a), fashion, slow_end(options.lr))
+        act("unprotected", copy.deepcopy(after_a), fashion, epochs_b)
+
+    loader, theta_star = mnist.train_loader(1000, seed=seed), dict(after_a.named_parameters())
+    generator = torch.Generator(options.device)
     if {"EWC", "L2"} & set(missing):
         started = time.perf_counter()
-        generator = torch.Generator(options.device).manual_seed(seed)
-        loader = mnist.train_loader(1000, seed=seed)
-        fisher = diagonal_fisher(after_a, loader, options.estimator, generator=generator)
+        fisher = diagonal_fisher(after_a, loader, options.estimator, generator=generator.manual_seed(seed))
         run["seconds"]["Fisher"] = time.perf_counter() - started
-        theta_star = dict(after_a.named_parameters())
-        for row, importances in (("EWC", fisher), ("L2", uniform(fisher))):
+        for row, importances in (("L2", uniform(fisher)), ("EWC", fisher)):
             if row in missing:
                 ewc = EWC(options.importance)
                 ewc.add(importances, theta_star)
-                act(row, copy.deepcopy(after_a), fashion, slow_end(options.lr_ewc), ewc)
+                act(row, copy.deepcopy(after_a), fashion, epochs_b, ewc)
+    if "Kronecker" in missing:
+        started = time.perf_counter()
+        ewc = EWC(options.importance_kronecker, structure="kronecker")
+        ewc.consolidate(after_a, loader, options.estimator, generator=generator.manual_seed(seed))
+        run["seconds"]["Kronecker factors"] = time.perf_counter() - started
+        act("Kronecker", copy.deepcopy(after_a), fashion, epochs_b, ewc)
     if "joint" in missing:
-        act("joint", copy.deepcopy(fresh), joint([mnist, fashion]), slow_end(options.lr))
+        both = joint([mnist, fashion])  # an epoch of it has the steps of one of each
+        act("joint", copy.deepcopy(fresh), both, math.ceil((epochs_a + epochs_b) / 2))
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
     """Accuracy in % of each row: the mean over the seeds and, from two seeds on, ± its standard error."""
-    lines = [f"{'accuracy in %':<40} {'MNIST':>13} {'Fashion-MNIST':>14} {'mean of both':>13}"]
+    lines = [f"{'accuracy in %':<31} {'MNIST':>13} {'Fashion-MNIST':>14} {'mean of both':>13}"]
     for row, title in ROWS.items():
         ends = [
             [values[-1] for values in run["histories"][row].accuracy.values()]
@@ -210,7 +235,7 @@ def _table(runs: list[dict[str, Any]]) -> str:
             a, b, both = (
                 [100 * value for value in column] for column in zip(*((*e, sum(e) / 2) for e in ends), strict=True)
             )
-            lines.append(f"{title:<40} {_mean(a):>13} {_mean(b):>14} {_mean(both):>13}")
+            lines.append(f"{title:<31} {_mean(a):>13} {_mean(b):>14} {_mean(both):>13}")
     return "\n".join(lines)
 
 
@@ -325,12 +350,27 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    strength = _number(float, lambda x: math.isfinite(x) and x >= 0, "a number, 0 or more, such as 100")
+    add(
+        "--structure",
+        choices=("diagonal", "kronecker", "both"),
+        default="both",
+        help="what is kept of the Fisher information: its diagonal, two small matrices a layer, or first the one and "
+        "then the other (default: %(default)s)",
+    )
     add(
         "--importance",
-        type=_number(float, lambda x: math.isfinite(x) and x >= 0, "a number, 0 or more, such as 100"),
+        type=strength,
         default=300.0,
         metavar="LAMBDA",
         help="the strength of the penalty; 0 protects nothing, too much leaves no room to learn (default: %(default)g)",
+    )
+    add(
+        "--importance-kronecker",
+        type=strength,
+        default=30.0,
+        metavar="LAMBDA",
+        help="the same for Kronecker factors, which hold more directions (default: %(default)g)",
     )
     add(
         "--estimator",
@@ -339,31 +379,33 @@ def _parser() -> argparse.ArgumentParser:
         help="how F is computed: in expectation over the model's own prediction (exact), with one label drawn from it "
         "(sample), with the true label (empirical), or with the most likely one (predicted) (default: %(default)s)",
     )
-    add("--epochs", type=count, default=5, help="passes over each training set (default: %(default)s)")
-    add("--batch-size", type=count, default=64, help="images of each task a step (default: %(default)s)")
+    add(
+        "--epochs",
+        type=count,
+        nargs="+",
+        default=[5, 3],
+        metavar="N",
+        help="passes over MNIST, then over Fashion-MNIST; one number serves both (default: 5 3)",
+    )
+    add("--batch-size", type=count, default=64, help="images a step (default: %(default)s)")
     add(
         "--lr",
         type=rate,
         default=0.1,
-        help="learning rate without a penalty; after act 1 every last epoch runs at a tenth (default: %(default)g)",
-    )
-    add(
-        "--lr-ewc",
-        type=rate,
-        default=0.03,
-        help="learning rate with EWC or L2 (default: %(default)g)",
+        help="learning rate; after act 1 every last epoch runs at a tenth (default: %(default)g)",
     )
     add(
         "--penalty",
-        choices=("gradient", "proximal"),
-        default="gradient",
-        help="gradient: descend on loss plus penalty, stable while learning rate * importance * max F < 2; "
-        "proximal: a closed-form step after each step on the loss, always stable (default: %(default)s)",
+        choices=("proximal", "gradient"),
+        default="proximal",
+        help=f"proximal: a closed-form step after every {_EVERY} steps on the loss, stable for every importance; "
+        "gradient: descend on loss plus penalty, stable while learning rate * importance * max F < 2; leaves out the "
+        "Kronecker factors (default: %(default)s)",
     )
     seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number, 0 or more")
     add("--seeds", type=seed, nargs="+", default=[0], metavar="SEED", help="one run each (default: 0)")
     add("--device", type=_device, default="cpu", help="such as cpu, cuda or mps (default: %(default)s)")
-    add("--acts-only", action="store_true", help="leave out L2 and joint training")
+    add("--acts-only", action="store_true", help="leave out Kronecker factors, L2 and joint training")
     add("--output", type=Path, default=Path("runs"), help="where the folder with the results goes (default: runs)")
     add("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, with its settings")
     return parser

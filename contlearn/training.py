@@ -65,7 +65,7 @@ def train(
     proximal: bool | int = False,
     evaluate: Mapping[str, Iterable[Any]] | None = None,
     device: torch.device | str | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
 ) -> History:
     """Stochastic gradient descent on the cross-entropy, eq. (2.3) and eq. (2.4); with `ewc`, on eq. (5.3).
 
@@ -81,7 +81,7 @@ def train(
         evaluate: test loaders by name; each is measured before training and after every epoch.
         device: where to train, such as "cuda"; the model is moved there. By default where the model is. Batches are
             moved one by one; `Task.to(device)` moves a whole task once.
-        progress: show a progress bar.
+        progress: show a progress bar; a text is what it is called.
 
     Returns:
         The history. A keyboard interrupt ends the training, keeps the weights so far and returns the history so far,
@@ -109,11 +109,12 @@ def train(
     history = History({name: [] for name in evaluate or {}})
     owed: list[float] = []  # the learning rates of the steps since the last closed-form step
     total = epochs * len(loader) if isinstance(loader, Sized) else None
+    title = progress if isinstance(progress, str) else "training"
     silent = not progress or "TQDM_DISABLE" in os.environ
     try:
         with (
             mode(model, training=True),
-            tqdm(total=total, desc="training", unit="step", disable=silent, delay=0.5, leave=False) as bar,
+            tqdm(total=total, desc=title, unit="step", disable=silent, delay=0.5, leave=False) as bar,
         ):
             _measure(model, evaluate, ewc, history)
             for epoch, rate in enumerate(rates, start=1):

@@ -52,6 +52,7 @@ def test_every_row_of_the_table_is_measured_and_written(toys, tmp_path, capsys):
     assert set(results["runs"][0]["histories"]) == set(command.ROWS)
     assert results["settings"]["importance"] == 300
     printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[:-1])) <= 80  # the last names the folder
     assert printed.count(" ± ") == 3 * len(command.ROWS)
     assert (folder / "table.txt").read_text("utf-8").strip() in printed
     assert (folder / "three_acts.png").read_bytes().startswith(b"\x89PNG")
@@ -69,6 +70,32 @@ def test_acts_only_leaves_out_the_comparisons_and_one_seed_has_no_error(toys, tm
     results = json.loads((folder / "results.json").read_text("utf-8"))
     assert set(results["runs"][0]["histories"]) == {"A", "unprotected", "EWC"}
     assert "±" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        (["--structure", "diagonal"], {"A", "unprotected", "L2", "EWC", "joint"}),
+        (["--structure", "kronecker"], {"A", "unprotected", "Kronecker", "joint"}),
+        (["--structure", "kronecker", "--acts-only"], {"A", "unprotected", "Kronecker"}),
+        (["--penalty", "gradient", "--importance", "10"], {"A", "unprotected", "L2", "EWC", "joint"}),
+    ],
+)
+def test_each_structure_has_its_rows(arguments, rows, toys, tmp_path):
+    _, (folder,) = run(tmp_path, *arguments)
+    assert set(numbers(folder)[0]) == rows
+
+
+def test_all_rows_take_the_same_learning_rates_and_joint_training_as_many_steps(toys, tmp_path, monkeypatch):
+    seen = []
+    real = command.train
+    monkeypatch.setattr(command, "train", lambda *a, **k: (seen.append((len(a[1]), k)), real(*a, **k))[1])
+    run(tmp_path, "--epochs", "3", "1", "--lr", "0.2")
+    steps = [n * k["epochs"] for n, k in seen]
+    assert steps == [150, 50, 50, 50, 50, 200]
+    assert [k["lr"] for _, k in seen[1:5]] == [[0.2]] * 4
+    assert seen[5][1]["lr"] == pytest.approx([0.2, 0.02])
+    assert [k["progress"] for _, k in seen][:2] == ["act 1", "act 2"]
 
 
 def test_the_same_seed_gives_the_same_numbers(toys, tmp_path):
@@ -93,9 +120,11 @@ def test_l2_has_the_same_mean_strength_and_the_same_start(toys, tmp_path, monkey
 
 def test_divergence_exits_with_1_and_says_what_to_do(toys, tmp_path, capsys):
     """What was done before is kept."""
-    code, (folder,) = run(tmp_path, "--importance", "1e9")
+    code, (folder,) = run(tmp_path, "--importance", "1e9", "--penalty", "gradient")
     assert code == 1
-    assert "proximal=True" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "proximal=True" in error
+    assert "--penalty proximal" in error
     (kept,) = json.loads((folder / "results.json").read_text("utf-8"))["runs"]
     assert list(kept["histories"]) == ["A", "unprotected"]
 
@@ -123,7 +152,11 @@ def test_an_interrupt_keeps_the_finished_seeds(toys, tmp_path, monkeypatch, caps
         (["--epochs", "0"], "'0': expected a whole number, at least 1"),
         (["--batch-size", "2.5"], "'2.5': expected a whole number"),
         (["--lr", "0"], "'0': expected a positive number"),
-        (["--lr-ewc", "fast"], "'fast': expected a positive number"),
+        (["--lr", "fast"], "'fast': expected a positive number"),
+        (["--epochs", "1", "2", "3"], "--epochs takes one number or two, got 3"),
+        (["--importance-kronecker", "-3"], "'-3': expected a number, 0 or more"),
+        (["--structure", "full"], "invalid choice: 'full'"),
+        (["--structure", "kronecker", "--penalty", "gradient"], "stable with --structure diagonal only"),
         (["--seeds", "-1"], "'-1': expected a whole number, 0 or more"),
         (["--estimator", "best"], "invalid choice: 'best'"),
         (["--penalty", "both"], "invalid choice: 'both'"),
@@ -138,11 +171,13 @@ def test_wrong_values_get_a_message_and_exit_code_2(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_help_teaches(capsys):
+def test_help_teaches_within_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
         command.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
     assert all(word in text for word in ("1/2 * importance", "Fisher information", "examples:", "--seeds 0 1 2 3 4"))
 
 
@@ -167,9 +202,9 @@ def undisturbed(toys, tmp_path):
     return numbers(next((tmp_path / "undisturbed").iterdir()))
 
 
-@pytest.mark.parametrize("act", [1, 2, 4, 6, 10])
+@pytest.mark.parametrize("act", [1, 2, 4, 5, 7, 12])
 def test_an_interrupt_in_any_act_is_resumed_to_the_same_numbers(act, undisturbed, tmp_path, monkeypatch, capsys):
-    """Two seeds have ten trainings; Ctrl-C ends one of them, and the acts before it are kept."""
+    """Two seeds have twelve trainings; Ctrl-C ends one of them, and the acts before it are kept."""
     real, calls = command.train, []
 
     def interrupted(*arguments, **options):
