@@ -37,6 +37,8 @@ def unsure(theta, x, threshold=4):
 
 MISTAKES = [
     (exercises.check_0_1, lambda t, x: torch.sigmoid(t @ x - 4) * torch.outer(x, x), "this is p x xᵀ"),
+    (exercises.check_0_1, lambda t, x: torch.diag(torch.diag(fisher(t, x))), "keeps the diagonal only"),
+    (exercises.check_0_3, lambda t, s, f, k: 0.5 * k * (f * (t - s) ** 2).mean(), "their energies add up"),
     (exercises.check_0_1, lambda t, x: unsure(t, x, 0) * torch.outer(x, x), "the 4 of (0.1) is missing"),
     (exercises.check_0_1, lambda t, x: unsure(t, x) * x**2, "the diagonal only"),
     (exercises.check_0_1, lambda t, x: unsure(t, x) * x @ x, "a single number"),

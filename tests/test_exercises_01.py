@@ -37,6 +37,8 @@ WRONG = [
     (exercises.check_1_1, 300_000, "these are images"),
     (exercises.check_1_1, 4000, "expected 4690, got 4000"),
     (exercises.check_1_2, lambda images: (images == 0).any(dim=0).sum(), "in at least one image"),
+    (exercises.check_1_2, lambda images: (images.std(0) == 0).sum(), "places that never change"),
+    (exercises.check_1_3, lambda raw: raw / raw.max(), "largest byte of the batch"),
     (exercises.check_1_2, lambda images: (images > 0).any(dim=0).sum(), "inked somewhere"),
     (exercises.check_1_2, lambda images: (images == 0).sum(), "zeros of all images together"),
     (exercises.check_1_2, lambda images: (images == 0).all(dim=0).float().mean(), "this is a share"),

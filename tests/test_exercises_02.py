@@ -19,6 +19,11 @@ def mean_log(select, factor=-1.0):
     return lambda p, labels: factor * select(p, labels).log().mean()
 
 
+def less_the_mean(z):
+    powers = (z - z.mean(1, keepdim=True)).exp()
+    return powers / powers.sum(1, keepdim=True)
+
+
 def one_maximum(logits):
     """A softmax that subtracts the largest logit of the whole batch, not of each row."""
     powers = (logits - logits.max()).exp()
@@ -69,7 +74,6 @@ UNANSWERED = [
 RIGHT = [
     (exercises.check_2_1, count(lambda n, m: m)),
     (exercises.check_2_1, lambda s: sum(p.numel() for p in MLP(s[1], len(s) - 2, s[0], s[-1]).parameters())),
-    (exercises.check_2_2, lambda z: z.softmax(1)),
     (exercises.check_2_2, lambda z: (z - z.logsumexp(1, keepdim=True)).exp()),
     (exercises.check_2_3, lambda p, y: F.nll_loss(p.log(), y)),
     (exercises.check_2_3, lambda p, y: -sum(float(p[n, c].log()) for n, c in enumerate(y)) / len(y)),
@@ -91,6 +95,14 @@ WRONG = [
     (exercises.check_2_1, lambda sizes: 10, "expected 478410, got 10"),
     (exercises.check_2_1, lambda sizes: sizes, "expected a single number, got a tensor of shape (4,)"),
     (exercises.check_2_2, lambda z: z.exp() / z.exp().sum(1, keepdim=True), "exp(1000) overflows"),
+    (exercises.check_2_2, lambda z: z.softmax(1), "softmax is PyTorch's own"),
+    (exercises.check_2_2, lambda z: z.log_softmax(1).exp(), "log_softmax is PyTorch's own"),
+    (exercises.check_2_2, less_the_mean, "subtract the row's largest instead"),
+    (
+        exercises.check_2_1,
+        lambda sizes: sum(a * b + 1 for a, b in pairwise(sizes)),
+        "one bias a layer",
+    ),
     (exercises.check_2_2, one_maximum, "one maximum for the whole batch"),
     (exercises.check_2_2, lambda z: z.softmax(0), "each column adds up to one"),
     (exercises.check_2_2, lambda z: z.exp(), "they still have to be divided"),

@@ -69,6 +69,7 @@ RIGHT = [
     (exercises.check_3_3, learn_then_measure),
     (exercises.check_3_4, 1500),
     (exercises.check_3_4, 300 * 0.01 / 0.002),
+    (exercises.check_3_4, 1490),
     (exercises.check_3_5, "joint"),
     (exercises.check_3_5, " Joint "),
 ]
@@ -79,6 +80,8 @@ WRONG = [
     (exercises.check_3_1, lambda matrix: (matrix[:-1].max(0).values - matrix[-1]).mean(), "for the last task too"),
     (exercises.check_3_1, lambda matrix: (matrix.max(0).values - matrix[-1])[:-1].mean(), "let the last row compete"),
     (exercises.check_3_1, lambda matrix: best_minus_last(matrix).sum(), "this is the sum"),
+    (exercises.check_3_1, lambda matrix: best_minus_last(matrix).sum() / len(matrix), "no part of the mean"),
+    (exercises.check_3_1, lambda matrix: best_minus_last(matrix.T).mean(), "by its columns"),
     (exercises.check_3_1, best_minus_last, "now take their mean"),
     (exercises.check_3_1, lambda matrix: 0.123, "expected 0.17, got 0.123"),
     (exercises.check_3_1, lambda matrix: torch.zeros(2, 5), "expected a single number, got a tensor of shape (2, 5)"),

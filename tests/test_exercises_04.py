@@ -49,6 +49,11 @@ FUNCTIONS = [
     (exercises.check_4_5, fisher_of_weight),
 ]
 
+
+def one_after_the_other(g, a):
+    return sum(torch.outer(row, inputs).square() for row, inputs in zip(g, a, strict=True)) / len(g)
+
+
 MISTAKES = [
     (exercises.check_4_1, lambda z, c: -score_at_logits(z, c), "turn the sign"),
     (exercises.check_4_1, lambda z, c: torch.eye(5)[c], "subtract p"),
@@ -72,6 +77,12 @@ MISTAKES = [
     (exercises.check_4_4, "A", "that is the predicted F"),
     (exercises.check_4_4, "B", "the sample estimate"),
     (exercises.check_4_4, "D", "neither the exact nor the empirical"),
+    (exercises.check_4_3, lambda s: s.var(0, correction=0), "it takes the mean score off"),
+    (exercises.check_4_3, lambda s: s.var(0), "over N − 1"),
+    (exercises.check_4_3, lambda s: s.square().mean(0).sqrt(), "the root of F"),
+    (exercises.check_4_5, lambda g, a: g.square().T @ a / len(g), "A is not squared"),
+    (exercises.check_4_5, lambda g, a: g.T @ a.square() / len(g), "G is not squared"),
+    (exercises.check_4_5, one_after_the_other, "a loop runs over the images"),
     (exercises.check_4_5, lambda g, a: (g.T @ a / len(g)) ** 2, "the square of the mean gradient"),
     (exercises.check_4_5, lambda g, a: (g.T @ a) ** 2, "adds up the gradients, then squares"),
     (exercises.check_4_5, lambda g, a: (g.T @ a) ** 2 / len(g), "squares the summed gradient"),

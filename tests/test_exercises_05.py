@@ -26,7 +26,7 @@ VALUES = {"check_5_3": "cadb", "check_5_5": 12.5}
 @pytest.mark.parametrize(
     ("check", "answer"),
     [
-        ("check_5_1", lambda t, s, f, k: float(0.5 * k * (f.flatten() @ (t - s).flatten() ** 2))),
+        ("check_5_1", lambda t, s, f, k: 0.5 * k * (f.flatten() @ (t - s).flatten() ** 2)),
         ("check_5_2", lambda model: {name: p.data.clone() for name, p in model.named_parameters()}),
         ("check_5_2", lambda model: {name: t.clone() for name, t in model.state_dict().items()}),
         ("check_5_2", lambda model: dict(copy.deepcopy(model).named_parameters())),
@@ -46,6 +46,11 @@ def test_other_right_answers(capsys, check, answer):
 
 MISTAKES = [
     ("check_5_1", "½ is missing", lambda t, s, f, k: k * (f * (t - s) ** 2).sum()),
+    ("check_5_1", "no gradient flows", lambda t, s, f, k: penalty(t, s, f, k).item()),
+    ("check_5_1", "no gradient flows", lambda t, s, f, k: penalty(t.detach(), s, f, k)),
+    ("check_5_3", "Look first at ηλF = 0.5", "cddb"),
+    ("check_5_3", "Look first at ηλF = 1.0", "cada"),
+    ("check_5_6", "expected your trained model, got float", 0.85),
     ("check_5_1", "towards zero", lambda t, s, f, k: 0.5 * k * (f * t**2).sum()),
     ("check_5_1", "F enters squared", lambda t, s, f, k: 0.5 * k * (f * (t - s)).square().sum()),
     ("check_5_1", "sums first and squares then", lambda t, s, f, k: 0.5 * k * (f * (t - s)).sum() ** 2),

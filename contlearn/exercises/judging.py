@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
+
+from contlearn.training import accuracy
 
 
 def ask(answer: Callable[..., Any], *arguments: Any) -> Any:
@@ -40,6 +43,44 @@ def judge(given: Any, expected: Any, right: str, mistakes: Mapping[str, Any]) ->
                 return False
         print(f"Not yet: {difference(given, expected)}")
     return False
+
+
+class Calls(TorchFunctionMode):
+    """Notes which functions of PyTorch are called while it is active, and how often any is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.count = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(getattr(function, "__name__", ""))
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def judge_model(model: Any, floors: Mapping[str, float], loaders: Mapping[str, Any], right: str) -> None:
+    """Print the verdict on a trained model: its accuracy on each test set must reach a floor (fractions)."""
+    if model is None or model is ...:
+        print("not answered yet")
+        return
+    if not isinstance(model, torch.nn.Module):
+        print(f"Not yet: expected your trained model, got {type(model).__name__}.")
+        return
+    reached = {name: ask(accuracy, model, loader) for name, loader in loaders.items()}
+    for error in (value for value in reached.values() if isinstance(value, Exception)):
+        print(f"Not yet: your model stopped with {type(error).__name__}: {error}")
+        return
+    told = ", ".join(f"{name} {100 * value:.1f} %" for name, value in reached.items())
+    low = [name for name, floor in floors.items() if reached[name] < floor]
+    if not low:
+        print(f"Right: {told}. {right}")
+    elif len(low) == len(floors):
+        print(f"Not yet: {told}. Both are too low: train on the first task, remember it, then train on the second.")
+    elif low[0] == next(iter(floors)):
+        print(f"Not yet: {told}. The first task is forgotten: a larger λ, or F and θ* from before the second task.")
+    else:
+        print(f"Not yet: {told}. The second task is not learnt: a smaller λ, or more steps.")
 
 
 def same(given: Any, expected: Any) -> bool:

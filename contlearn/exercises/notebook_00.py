@@ -16,6 +16,9 @@ def check_0_1(answer: Callable[..., Any]) -> None:
         "this is p x xᵀ: a point counts where the model is unsure, so multiply by p (1 − p).": p * outer,
         "the 4 of (0.1) is missing in the probability.": torch.sigmoid(theta @ x) * torch.sigmoid(-(theta @ x)) * outer,
         "these are the two numbers of the diagonal only: x xᵀ has four, torch.outer(x, x).": p * (1 - p) * x * x,
+        "this keeps the diagonal only: the two entries beside it say how the parameters act together.": (
+            torch.diag(p * (1 - p) * x * x)
+        ),
         "this is a single number: x @ x adds up what x xᵀ keeps apart.": p * (1 - p) * (x @ x),
         "this is x xᵀ alone: it lacks the factor p (1 − p).": outer,
         "p (1 − p) is squared here: it enters once.": (p * (1 - p)) ** 2 * outer,
@@ -50,6 +53,7 @@ def check_0_3(answer: Callable[..., Any]) -> None:
         "nothing is squared: a spring costs energy in both directions.": 1.5 * (f * d).sum(),
         "the ½ is missing, so that λ means 2λ.": 3.0 * (f * d**2).sum(),
         "the sum is missing: the penalty is a single number.": 1.5 * f * d**2,
+        "this is the mean of the two springs: their energies add up.": (1.5 * f * d**2).mean(),
         "F is missing: this is L2 with springs of stiffness 1.": 1.5 * (d**2).sum(),
     }
     right = "each difference is squared by itself, so no two can cancel."

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from contlearn.exercises.judging import ask, judge, numbers, same
+from contlearn.exercises.judging import Calls, ask, judge, numbers, same
 
 
 def check_2_1(answer: Callable[..., Any]) -> None:
@@ -19,7 +19,7 @@ def check_2_1(answer: Callable[..., Any]) -> None:
         weights + 400 + 400 + 10,
         "478,410 for 784 → 400 → 400 → 10, and two thirds of them belong to the first layer.",
         {
-            "this counts the weights only: each layer also has a bias for each of its outputs.": weights,
+            "this counts the weights only, or one bias a layer: a layer has one for each of its outputs.": weights,
             "a layer has one bias for each output, not for each input.": weights + 784 + 400 + 400,
             "the 784 pixels have no bias: biases belong to the layers behind them.": weights + sum(sizes),
             "this is the network of the notebook: count from `sizes` instead.": 335_114,
@@ -32,13 +32,22 @@ def check_2_2(answer: Callable[..., Any]) -> None:
     """`answer(logits)` is the softmax, eq. (2.2), of each row of logits (N, C), however large they are."""
     logits = numbers(3, 3)
     powers, expected = logits.exp(), logits.softmax(1)
-    given, large = ask(answer, logits.clone()), ask(answer, logits + 1000)
+    with Calls() as calls:
+        given = ask(answer, logits.clone())
+    large = ask(answer, logits + 1000)
+    if same(given, expected) and (forbidden := calls.names & {"softmax", "log_softmax"}):
+        print(f"Not yet: {forbidden.pop()} is PyTorch's own: write (2.2) with exp, sum and a division.")
+        return
     if same(given, expected) and not same(large, expected):
         print("Not yet: right for small logits, but exp(1000) overflows: subtract the largest logit of each row first.")
         return
     apart = logits + torch.tensor([[0.0], [1000.0], [-1000.0]], dtype=logits.dtype)
     if same(given, expected) and not same(ask(answer, apart), expected):
         print("Not yet: one maximum for the whole batch: small rows underflow to 0/0; take each row's own (dim=1).")
+        return
+    wide = logits.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(3000.0, dtype=logits.dtype))
+    if same(given, expected) and same(large, expected) and not same(ask(answer, wide.clone()), wide.softmax(1)):
+        print("Not yet: a logit far above the mean of its row still overflows: subtract the row's largest instead.")
         return
     judge(
         given,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contlearn.exercises.judging import ask, judge, numbers
+from contlearn.exercises.judging import Calls, ask, judge, numbers, same
 
 
 def check_4_1(answer: Callable[..., Any]) -> None:
@@ -72,6 +72,9 @@ def check_4_3(answer: Callable[..., Any]) -> None:
             "the squares are summed: divide by the number of images, or F grows with the data set.": squares.sum(0),
             "this is one number for all parameters: average over the images only, dim 0.": squares.mean(),
             "the average runs over the parameters: average over the images, dim 0.": squares.mean(1),
+            "this is the variance: it takes the mean score off, but F keeps it.": scores.var(0, correction=0),
+            "this is the variance, over N − 1: F keeps the mean score, and divides by N.": scores.var(0),
+            "this is the root of F: leave the squares as they are.": squares.mean(0).sqrt(),
             "this is the mean size of the scores: square them.": scores.abs().mean(0),
         },
     )
@@ -95,8 +98,15 @@ def check_4_5(answer: Callable[..., Any]) -> None:
     """Exercise 4.5: the closed form (G⊙G)ᵀ(A⊙A)/N of a linear layer."""
     g, a = numbers(6, 3, seed=45), numbers(6, 4, seed=46)
     g2, a2 = g.square(), a.square()
+    with Calls() as calls:
+        given = ask(answer, g.clone(), a.clone())
+    with Calls() as more:
+        ask(answer, numbers(60, 3), numbers(60, 4))
+    if same(given, g2.T @ a2 / 6) and more.count > calls.count:
+        print("Not yet: the numbers are right, but a loop runs over the images: one matrix product does it.")
+        return
     judge(
-        ask(answer, g.clone(), a.clone()),
+        given,
         g2.T @ a2 / 6,
         "one matrix product holds the squared gradients of all images, and none of them was ever built.",
         {
@@ -104,6 +114,8 @@ def check_4_5(answer: Callable[..., Any]) -> None:
             "this adds up the gradients, then squares: square G and A before the product.": (g.T @ a).square(),
             "this squares the summed gradient and divides by N: square G and A before.": (g.T @ a).square() / 6,
             "divide by the number of images N, or F grows with the data set.": g2.T @ a2,
+            "A is not squared: the square of g_i a_j holds a_j².": g2.T @ a / 6,
+            "G is not squared: the square of g_i a_j holds g_i².": g.T @ a2 / 6,
             "this is the mean gradient itself: square G and A, entry by entry, before the product.": g.T @ a / 6,
             "the result is transposed: a weight has a row for each output and a column for each input.": a2.T @ g2 / 6,
             "this is one number for the whole layer: every weight has its own.": (g2.T @ a2 / 6).mean(),

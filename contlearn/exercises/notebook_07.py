@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contlearn.exercises.judging import ask, judge, numbers
+from contlearn.data import load_fashion_mnist, load_mnist
+from contlearn.exercises.judging import ask, judge, judge_model, numbers
 
 
 def check_7_1(answer: tuple[float, float] | list[float] | None) -> None:
@@ -121,3 +122,14 @@ def check_7_5(answer: Callable[..., Any]) -> None:
     right = "each eigen-direction shrinks by its own factor between 0 and 1, for every λ."
     expected = q_g @ shrunk @ q_a.T
     judge(ask(answer, delta.clone(), A.clone(), G.clone(), 4), expected, right, mistakes)
+
+
+def check_7_6(answer: Any) -> None:
+    """Judge a network that has learnt Fashion-MNIST, then MNIST: at least 78 % of both test sets."""
+    tasks = () if answer is None or answer is ... else (load_fashion_mnist(), load_mnist())
+    judge_model(
+        answer,
+        {"Fashion-MNIST": 0.78, "MNIST": 0.78},
+        {task.name: task.test_loader() for task in tasks},
+        "the diagonal of F cannot do that here: clothes first, then digits, is the harder order.",
+    )

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from contlearn.data import load_fashion_mnist, load_mnist
 from contlearn.ewc import EWC
-from contlearn.exercises.judging import ask, judge, numbers, same
+from contlearn.exercises.judging import ask, judge, judge_model, numbers, same
 
 
 def check_9_1(answer: Callable[..., Any]) -> None:
@@ -151,3 +152,19 @@ def check_9_5(answer: str | list[str] | tuple[str, ...] | None) -> None:
             "3: a λ that is too large keeps the new classes from being learnt; here only they are predicted.": "cdaa",
         },
     )
+
+
+def check_9_6(answer: Any) -> None:
+    """Judge a network that has learnt MNIST, then Fashion-MNIST: at least 81 % of both test sets."""
+    tasks = () if answer is None or answer is ... else (load_mnist(), load_fashion_mnist())
+    judge_model(
+        answer,
+        {"MNIST": 0.81, "Fashion-MNIST": 0.81},
+        {task.name: scaled(task.test_loader()) for task in tasks},
+        "your network, your loop, and a few lines for EWC.",
+    )
+
+
+def scaled(loader: Iterable[Any]) -> list[tuple[Tensor, Tensor]]:
+    """Images as the notebook's network takes them: with a channel, centred and scaled."""
+    return [((images[:, None] - 0.2) / 0.33, labels) for images, labels in loader]
