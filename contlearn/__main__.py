@@ -368,7 +368,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--importance-kronecker",
         type=strength,
-        default=30.0,
+        default=10.0,
         metavar="LAMBDA",
         help="the same for Kronecker factors, which hold more directions (default: %(default)g)",
     )

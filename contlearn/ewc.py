@@ -38,8 +38,8 @@ class EWC:
             (online EWC, Schwarz et al. 2018, arXiv:1805.06370).
         anchor: `"optima"`: every task keeps its own θ*_k (Kirkpatrick et al. 2017, 10.1073/pnas.1611835114).
             `"latest"`: the summed S is centred on the newest θ* alone (Huszár 2018, 10.1073/pnas.1717042115).
-            Beyond a few tasks it forgets less (notebook 06). By default `"optima"` for the diagonal; Kronecker factors
-            are always centred on the latest.
+            Beyond a few tasks it forgets less (notebook 06): prefer it. By default `"optima"` for the diagonal all the
+            same, since that is what the name EWC stands for; Kronecker factors are always centred on the latest.
         structure: `"diagonal"`: each parameter by itself. `"kronecker"`: also how those of one layer hang together
             (Ritter, Botev and Barber 2018, arXiv:1805.07810). Its eigenvalues are large, so take `proximal_step`, every
             ten steps or so, rather than the gradient.

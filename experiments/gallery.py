@@ -193,11 +193,13 @@ def one_seed(bench: Bench, seed: int) -> None:
 
 
 def five_tasks(bench: Bench, seed: int) -> None:
-    """Mistake 8: five permutations of MNIST, with the F of all earlier tasks or only of the last."""
+    """Mistake 8: five permutations of MNIST, with the F of all earlier tasks, and all anchors or the newest, or only
+    the F and the anchor of the last.
+    """
     for importance in grid(3, 1000):
-        for variant in ("five tasks", "old F overwritten"):
+        for variant in ("five tasks", "five tasks, newest anchor", "old F overwritten"):
             torch.manual_seed(seed)
-            model, ewc = MLP(), EWC(importance)
+            model, ewc = MLP(), EWC(importance, anchor="latest" if "anchor" in variant else "optima")
             for number, (data, _, _) in enumerate(bench.permutations):
                 rates = RATES_B if number else RATES_A
                 train(model, data, epochs=len(rates), lr=rates, ewc=ewc, proximal=True)

@@ -6,15 +6,25 @@ changed. A notebook that fails is left as it was.
 """
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+# By the end of a cell's id: why its code stays folded until a reader opens it.
+FOLDED = {
+    "band": re.compile(r"-band$"),  # it guards a measured number
+    "drawing": re.compile(r"-figure"),
+    "plumbing": re.compile(r"-(imports|read|results|results-file|check-software|check-data)$"),
+}
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
@@ -24,7 +34,14 @@ def clean(notebook: nbformat.NotebookNode) -> None:
         "language_info": {"name": "python"},
     })  # fmt: skip
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in ("tags",) if key in cell.metadata})
+        tags = [tag for tag in cell.metadata.get("tags", []) if tag not in FOLDED]
+        kept: dict[str, Any] = {}
+        reasons = [reason for reason, name in FOLDED.items() if cell.cell_type == "code" and name.search(cell.id)]
+        if reasons:
+            kept["jupyter"], tags = {"source_hidden": True}, tags + reasons
+        if tags:
+            kept["tags"] = tags
+        cell.metadata = nbformat.from_dict(kept)
         for output in cell.get("outputs", []):
             # A widget lives only while its kernel does; its static image and text stay.
             output.get("data", {}).pop(WIDGET, None)

@@ -19,7 +19,9 @@ from nbformat import NotebookNode
 Rule = Callable[[NotebookNode, Path], list[str]]
 
 LONGEST_CELL = 30
-EXERCISES = range(3, 6)
+MEDIAN_CELL = 10
+FOLDED = re.compile(r"-band$|-figure|-(imports|read|results|results-file|check-software|check-data)$")  # see execute.py
+EXERCISES = range(3, 7)
 NO_DESCRIPTION = "No description has been provided for this image"  # what nbconvert puts in place of a missing alt text
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -115,6 +117,27 @@ def code_cells_are_short(notebook: NotebookNode, path: Path) -> list[str]:
     return [f"{place} has {n} lines: at most {LONGEST_CELL}" for place, n in lengths if n > LONGEST_CELL]
 
 
+def guards_stand_apart(notebook: NotebookNode, path: Path) -> list[str]:
+    """A cell that prints or draws does not end in asserts: the bands stand in the cell below it, named …-band."""
+    complaints = []
+    for place, cell in _cells(notebook, "code"):
+        body = ast.parse(cell.source).body
+        shows = any(word in cell.source for word in ("print(", "plots.")) and not cell.id.endswith("-band")
+        if shows and isinstance(body[-1], ast.Assert):
+            complaints.append(f"{place} ends in an assert: move it to a cell {cell.id}-band, which stays folded")
+    return complaints
+
+
+def visible_code_is_short(notebook: NotebookNode, path: Path) -> list[str]:
+    """Of the code that is not folded, half of the cells have at most 10 lines."""
+    visible = [cell for _, cell in _cells(notebook, "code") if not FOLDED.search(cell.id)]
+    lengths = sorted(len(cell.source.splitlines()) for cell in visible)
+    median = lengths[len(lengths) // 2] if lengths else 0
+    return (
+        [f"the visible code cells have {median} lines in the median, not {MEDIAN_CELL}"] if median > MEDIAN_CELL else []
+    )
+
+
 def opening_says_what_and_how_long(notebook: NotebookNode, path: Path) -> list[str]:
     """The first three cells list two or more learning objectives and say how many minutes the notebook takes."""
     opening = "\n\n".join(_prose(cell) for _, cell in list(_cells(notebook))[:3] if cell.cell_type == "markdown")
@@ -170,7 +193,10 @@ def stored_clean(notebook: NotebookNode, path: Path) -> list[str]:
     if set(notebook.metadata) - {"kernelspec", "language_info"} or language - {"name"}:
         complaints.append("the notebook's metadata holds more than kernel and language: store it with execute.py")
     for place, cell in _cells(notebook):
-        if set(cell.metadata) - {"tags"}:
+        folded = cell.cell_type == "code" and FOLDED.search(cell.id)
+        if cell.metadata.get("jupyter", {}) != ({"source_hidden": True} if folded else {}):
+            complaints.append(f"{place} is to be folded if, and only if, its name says so: store it with execute.py")
+        if set(cell.metadata) - {"tags", "jupyter"}:
             complaints.append(f"{place} has metadata {sorted(cell.metadata)}: store the notebook with execute.py")
         marks = f"{cell.source} {cell.metadata.get('tags')}" if cell.cell_type == "code" else ""
         if re.search(r"nbval[_-]|raises-exception", marks, re.IGNORECASE):
@@ -179,12 +205,12 @@ def stored_clean(notebook: NotebookNode, path: Path) -> list[str]:
 
 
 def exercises_are_complete(notebook: NotebookNode, path: Path) -> list[str]:
-    """Three to five exercises close the notebook: task, stub that is not answered yet, folded hint and solution."""
+    """Three to six exercises close the notebook: task, stub that is not answered yet, folded hint and solution."""
     cells = notebook.cells
     starts = [k for k, cell in enumerate(cells) if cell.cell_type == "markdown" and EXERCISE.match(cell.source)]
     complaints = []
     if len(starts) not in EXERCISES:
-        complaints.append(f"the notebook has {len(starts)} exercises ('### Exercise 4.1'), not 3 to 5")
+        complaints.append(f"the notebook has {len(starts)} exercises ('### Exercise 4.1'), not 3 to 6")
     for count, start in enumerate(starts, 1):
         name = f"{_number(path)}.{count}"
         task, stub, folded = [*cells[start : start + 3], *[NotebookNode(cell_type="none", source="")] * 3][:3]
@@ -246,6 +272,8 @@ RULES: list[Rule] = [
     outputs_have_text,
     images_have_alternative_text,
     code_cells_are_short,
+    guards_stand_apart,
+    visible_code_is_short,
     opening_says_what_and_how_long,
     headings_form_a_tree,
     links_are_alive,

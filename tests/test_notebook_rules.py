@@ -105,6 +105,11 @@ def put(place, source):
     return change
 
 
+def long_cells(notebook):
+    for cell in notebook.cells:
+        cell.source = "\n".join(["x = 1"] * 12) if cell.cell_type == "code" else cell.source
+
+
 def replace(place, old, new):
     def change(notebook):
         assert old in notebook.cells[place].source
@@ -187,6 +192,14 @@ BROKEN = {
         "bell.png without alternative text",
     ),
     "long cell": (rules.code_cells_are_short, put(3, "\n".join(["x = 1"] * 31)), "31 lines"),
+    "assert below a print": (rules.guards_stand_apart, put(3, "print(1)\nassert 1 < 2"), "ends in an assert"),
+    "long visible cells": (rules.visible_code_is_short, long_cells, "12 lines in the median"),
+    "band unfolded": (rules.stored_clean, attribute(lambda n: (n.cells[3], "id", "04-look-band")), "is to be folded"),
+    "code hidden": (
+        rules.stored_clean,
+        attribute(lambda n: (n.cells[3].metadata, "jupyter", {"source_hidden": True})),
+        "is to be folded",
+    ),
     "no objectives": (rules.opening_says_what_and_how_long, replace(0, "Learning objectives", "What"), "objectives"),
     "one objective": (rules.opening_says_what_and_how_long, replace(0, "- You can compute it.\n", ""), "two or more"),
     "no minutes": (rules.opening_says_what_and_how_long, replace(0, "20 minutes", "Soon done"), "how many minutes"),

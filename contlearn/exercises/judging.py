@@ -1,6 +1,6 @@
 """How every check judges an answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from contlearn.data import Task
 from contlearn.training import accuracy
 
 
@@ -59,28 +60,33 @@ class Calls(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def judge_model(model: Any, floors: Mapping[str, float], loaders: Mapping[str, Any], right: str) -> None:
-    """Print the verdict on a trained model: its accuracy on each test set must reach a floor (fractions)."""
-    if model is None or model is ...:
+def judge_both(
+    answer: Callable[..., Any], model: torch.nn.Module, tasks: Sequence[Task], floor: float, right: str
+) -> None:
+    """Print the verdict on `answer(model, first, second)`, which returns the model with both tasks learnt.
+
+    Args:
+        floor: the fraction of each test set that must be classified correctly.
+        right: what the right answer shows, one sentence.
+    """
+    student = ask(answer, model, *tasks)
+    if student is None or student is ...:
         print("not answered yet")
-        return
-    if not isinstance(model, torch.nn.Module):
-        print(f"Not yet: expected your trained model, got {type(model).__name__}.")
-        return
-    reached = {name: ask(accuracy, model, loader) for name, loader in loaders.items()}
-    for error in (value for value in reached.values() if isinstance(value, Exception)):
-        print(f"Not yet: your model stopped with {type(error).__name__}: {error}")
-        return
-    told = ", ".join(f"{name} {100 * value:.1f} %" for name, value in reached.items())
-    low = [name for name, floor in floors.items() if reached[name] < floor]
-    if not low:
-        print(f"Right: {told}. {right}")
-    elif len(low) == len(floors):
-        print(f"Not yet: {told}. Both are too low: train on the first task, remember it, then train on the second.")
-    elif low[0] == next(iter(floors)):
-        print(f"Not yet: {told}. The first task is forgotten: a larger λ, or F and θ* from before the second task.")
+    elif isinstance(student, Exception):
+        print(f"Not yet: your code stopped with {type(student).__name__}: {student}")
+    elif not isinstance(student, torch.nn.Module):
+        print(f"Not yet: expected your trained model, got {type(student).__name__}.")
     else:
-        print(f"Not yet: {told}. The second task is not learnt: a smaller λ, or more steps.")
+        first, second = (accuracy(student, task.test_loader()) for task in tasks)
+        told = f"{tasks[0].name} {100 * first:.1f} %, {tasks[1].name} {100 * second:.1f} %"
+        if min(first, second) >= floor:
+            print(f"Right: {told}. {right}")
+        elif max(first, second) < floor:
+            print(f"Not yet: {told}. Both are too low: learn the first task, remember it, then learn the second.")
+        elif first < floor:
+            print(f"Not yet: {told}. The first task is forgotten: a larger λ, or F and θ* from before the second task.")
+        else:
+            print(f"Not yet: {told}. The second task is not learnt: a smaller λ, or more steps.")
 
 
 def same(given: Any, expected: Any) -> bool:
