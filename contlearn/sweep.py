@@ -188,11 +188,28 @@ class Sweep:
             self._distrust(step, self._mixing_layers(step, v))
         loudest = int(v.abs().amax(1).argmax())
         for n in sorted({0, batch.images // 2, batch.images - 1, loudest}) if new else [loudest]:
-            truth = gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, v[n : n + 1])
-            self._distrust(
-                step, [layer for layer in step.layers if not agrees(layer, step.first[layer], n, truth, self.coarsest)]
-            )
+            wrong = self._differing(step, step.layers, n, self._alone(step, n))
+            if wrong and not self._on_a_kink(step, n, wrong):
+                self._distrust(step, wrong)
         return step
+
+    def _alone(self, step: Step, n: int) -> dict[str, Tensor | None]:
+        """The gradients of image n by plain autograd, with that image alone."""
+        return gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, step.vectors[0][n : n + 1])
+
+    def _differing(self, step: Step, layers: list[Layer], n: int, truth: Mapping[str, Tensor | None]) -> list[Layer]:
+        return [layer for layer in layers if not agrees(layer, step.first[layer], n, truth, self.coarsest)]
+
+    def _on_a_kink(self, step: Step, n: int, wrong: list[Layer]) -> bool:
+        """Whether image n lies on the edge of a ReLU: rounding moves it to one side in a batch, to the other alone.
+
+        Then its gradient is what autograd finds in the pass at hand, and other images have no such quarrel.
+        """
+        v = torch.zeros_like(step.logits)
+        v[n] = step.vectors[0][n]
+        if self._differing(step, wrong, n, gradients(step.logits, self.trainable, v)):
+            return False
+        return not any(self._differing(step, wrong, m, self._alone(step, m)) for m in _others(n, step.batch.images))
 
     def _elsewhere(self, step: Step, images: Tensor) -> Tensor:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
@@ -288,10 +305,15 @@ class Sweep:
         try:
             for k, found in enumerate(batched(self.classifier, parameters, part, vectors)):
                 if k == 0:
-                    for n in {int(vectors[0].abs().amax(1).argmax()), part.images - 1}:
+
+                    def differs(n: int, found: dict[str, Tensor] = found) -> bool:
                         logits = self.classifier(part[n : n + 1].value())[0]
                         truth = gradients(logits, parameters, vectors[0][n : n + 1])
-                        if not _same({name: g[n] for name, g in found.items()}, truth, self.coarsest):
+                        return not _same({name: g[n] for name, g in found.items()}, truth, self.coarsest)
+
+                    for n in {int(vectors[0].abs().amax(1).argmax()), part.images - 1}:
+                        # One image alone that differs lies on the edge of a ReLU; see `_on_a_kink`.
+                        if differs(n) and any(differs(m) for m in _others(n, part.images)):
                             raise RuntimeError("it disagrees with autograd")
                 for name, g in found.items():
                     squares = square(g).sum(0)
@@ -346,6 +368,11 @@ def _plain_kernels(recurrent: bool) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def _others(n: int, images: int) -> list[int]:
+    """Up to three images besides n, spread over the batch."""
+    return sorted({(n + k * max(1, images // 4)) % images for k in (1, 2, 3)} - {n})
 
 
 def _same(found: Mapping[str, Tensor], truth: Mapping[str, Tensor | None], dtype: torch.dtype) -> bool:

@@ -1,9 +1,11 @@
 """The Fisher diagonal against loops over single images, against curvature, and on networks that invite mistakes."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import oracles
 import pytest
@@ -865,6 +867,44 @@ def test_vmap_is_compared_with_autograd_before_it_is_believed(monkeypatch: pytes
     with pytest.warns(UserWarning, match="vmap cannot differentiate scale image by image .it disagrees"):
         found = fisher_of(case.model(torch.float64), [case.data(torch.float64)])
     assert_close(found, case.oracle("exact"), 1e-12)
+
+
+class OnTheEdge(nn.Module):
+    """The first unit of image `edge` is a hair above zero in a batch and a hair below alone: ReLU opens or shuts."""
+
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.edge, self.first, self.second = edge, nn.Linear(5, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        hair = 1e-12 if len(x) > 1 else -1e-12
+        there = (x[:, 0] >= self.edge).to(z.dtype)
+        z = torch.cat(
+            (z[:, :1] * (1 - there[:, None]) + there[:, None] * (z[:, :1] - z[:, :1].detach() + hair), z[:, 1:]), 1
+        )
+        return self.second(z.relu())
+
+
+@pytest.mark.parametrize("structure", [diagonal_fisher, kronecker_fisher])
+def test_an_image_on_the_edge_of_a_relu_is_no_reason_for_distrust(structure: Callable[..., Any]) -> None:
+    """Its gradient has one value in a batch and another alone, by rounding; before, a warning and a slow loop."""
+    torch.manual_seed(1)
+    x, y = torch.randn(20, 5, dtype=torch.float64), torch.zeros(20, dtype=torch.long)
+    x[0, 0] = 9.0  # the first image is among those that are compared
+    model = OnTheEdge(edge=8).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        structure(model, [(x, y)], "empirical", progress=False)
+
+
+def test_an_edge_in_every_image_is_distrusted() -> None:
+    """Where single images disagree one after the other, it is no accident of rounding."""
+    torch.manual_seed(1)
+    x, y = torch.randn(20, 5, dtype=torch.float64), torch.zeros(20, dtype=torch.long)
+    with pytest.warns(UserWarning, match="differs from autograd"):
+        diagonal_fisher(OnTheEdge(edge=-99).double(), [(x, y)], "empirical", progress=False)
 
 
 def test_several_draws_of_each_image_are_averaged() -> None:
