@@ -30,6 +30,7 @@ clean:
 	rm -rf .venv
 
 .venv/installed: requirements.txt pyproject.toml
+	@echo "Installing into .venv, once: PyTorch, Jupyter and the tools of the tests, 2 GB or more, in a minute or two."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -96,7 +96,9 @@ def choose(name: str, mnist: Task, again: bool) -> float | None:
         key = {"method": name, "importance": importance, "seed": VALIDATION_SEED, "tasks": VALIDATION_TASKS}
         key["first"] = VALIDATION_FIRST
         scores[importance] = once("validation", key, again, lambda k=key: one_run(k, SETTINGS[10], data))["mean"]
-    return max(scores, key=lambda importance: scores[importance]) if scores else None
+    return (
+        max(scores, key=lambda importance: (scores[importance], importance)) if scores else None
+    )  # of equals, the larger
 
 
 def one_run(key: dict[str, Any], setting: Setting, data: Task) -> dict[str, Any]:

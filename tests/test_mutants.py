@@ -141,7 +141,7 @@ MUTANTS = {
     "every error under vmap is swallowed": Mutant(
         "sweep", "except RuntimeError as error:", "except Exception as error:", "no_reason_to_go_on"
     ),
-    "vmap is believed": Mutant("sweep", "if not _same(", "if False and not _same(", "vmap_is_compared"),
+    "vmap is believed": Mutant("sweep", "if differs(n) and any(", "if False and any(", "vmap_is_compared"),
     "images are not compared with themselves elsewhere": Mutant(
         "sweep",
         "if not bool((error <= 4 * tolerance(self.coarsest) * size).all()):",
@@ -232,6 +232,15 @@ MUTANTS = {
         "factors[layer].a + new.a",
         "whole_matrix and mlp",
         "kronecker",
+    ),
+    "an image on a kink is distrusted": Mutant(
+        "sweep", "if wrong and not self._on_a_kink(step, n, wrong):", "if wrong:", "edge_of_a_relu"
+    ),
+    "every quarrel is a kink": Mutant(
+        "sweep",
+        "return not any(self._differing(step, wrong, m, self._alone(step, m)) for m in",
+        "return True or any(m for m in",
+        "edge_in_every",
     ),
     "decay of both factors": Mutant(
         "quadratics",
