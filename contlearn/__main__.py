@@ -58,7 +58,7 @@ examples:
   python -m contlearn                        the defaults: a minute on two cores
   python -m contlearn --acts-only            the three acts alone
   python -m contlearn --importance 1000      hold MNIST harder
-  python -m contlearn --seeds 0 1 2 3 4      mean and standard error of five runs
+  python -m contlearn --seeds 0 1 2 3 4      five runs: mean and standard error
   python -m contlearn --penalty gradient --structure diagonal
                                              descend on the sum itself
   python -m contlearn --resume runs/2026-01-31_12-00-00
@@ -200,13 +200,14 @@ def _one_seed(
     if "unprotected" in missing:
         act("unprotected", copy.deepcopy(after_a), fashion, epochs_b)
 
-    loader, theta_star = mnist.train_loader(1000, seed=seed), dict(after_a.named_parameters())
+    theta_star = dict(after_a.named_parameters())
     generator = torch.Generator(options.device)
     if {"EWC", "L2"} & set(missing):
         started = time.perf_counter()
+        loader = mnist.train_loader(1000, seed=seed)
         fisher = diagonal_fisher(after_a, loader, options.estimator, generator=generator.manual_seed(seed))
         run["seconds"]["Fisher"] = time.perf_counter() - started
-        for row, importances in (("L2", uniform(fisher)), ("EWC", fisher)):
+        for row, importances in (("EWC", fisher), ("L2", uniform(fisher))):
             if row in missing:
                 ewc = EWC(options.importance)
                 ewc.add(importances, theta_star)
@@ -214,6 +215,7 @@ def _one_seed(
     if "Kronecker" in missing:
         started = time.perf_counter()
         ewc = EWC(options.importance_kronecker, structure="kronecker")
+        loader = mnist.train_loader(1000, seed=seed)  # anew: its first order, whatever ran before
         ewc.consolidate(after_a, loader, options.estimator, generator=generator.manual_seed(seed))
         run["seconds"]["Kronecker factors"] = time.perf_counter() - started
         act("Kronecker", copy.deepcopy(after_a), fashion, epochs_b, ewc)

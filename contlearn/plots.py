@@ -98,10 +98,11 @@ def show(figure: Figure, alt: str) -> None:
 
 
 def slider(draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: str, start: int = 0) -> None:
-    """Display `draw(value)` under a slider that runs through `values`; it opens at `values[start]`.
+    """Display a slider that runs through `values`, and below it `draw(value)`; it opens at `values[start]`.
 
-    A page that nobody can interact with (the HTML export, the code host) shows the figure for `values[start]` instead.
-    `alt` describes that figure and is kept for the others, so say in it what the slider does.
+    The figure is an output of its own, updated in place: it is still there when the notebook is opened again, or on a
+    page that nobody can interact with. `alt` describes it; the value that is shown is added, so the description
+    follows. While a figure is being drawn, the slider is grey.
 
     Raises ValueError if `alt` is blank or `values` is empty.
     """
@@ -112,21 +113,31 @@ def slider(draw: Callable[[float], Figure], values: Sequence[float], label: str,
         return
     import ipywidgets
 
-    figure = draw(values[start])
-    bundle, metadata = _mimebundle(figure, alt), {"image/png": {"alt": alt, "width": _width(figure)}}
-    _close(figure)
     options = [(f"{value:g}", value) for value in values]
-    handle = ipywidgets.SelectionSlider(options=options, value=values[start], description=label)
-    image = ipywidgets.HTML(bundle["text/html"])
+    handle = ipywidgets.SelectionSlider(
+        options=options, value=values[start], description=label, continuous_update=False,
+        layout=ipywidgets.Layout(width="min(100%, 36em)"),
+    )  # fmt: skip
+    place = f"slider-{handle.model_id}"
 
-    def redraw(change: Mapping[str, Any]) -> None:
-        figure = draw(change["new"])
-        image.value = _mimebundle(figure, alt)["text/html"]
+    def show_at(value: float, update: bool) -> None:
+        figure, told = draw(value), f"{alt} Shown: {label} = {value:g}."
+        metadata = {"image/png": {"alt": told, "width": _width(figure)}}
+        _display(_mimebundle(figure, told), metadata, display_id=place, update=update)
         _close(figure)
 
+    def redraw(change: Mapping[str, Any]) -> None:
+        handle.disabled = True
+        try:
+            show_at(change["new"], update=True)
+        finally:
+            handle.disabled = False
+
     handle.observe(redraw, names="value")
-    view = {"model_id": ipywidgets.VBox([handle, image]).model_id, "version_major": 2, "version_minor": 0}
-    _display(bundle | {"application/vnd.jupyter.widget-view+json": view}, metadata)
+    words = f"A slider for {label}, from {values[0]:g} to {values[-1]:g}: run the notebook to move it."
+    view = {"model_id": handle.model_id, "version_major": 2, "version_minor": 0}
+    _display({"text/plain": words, "application/vnd.jupyter.widget-view+json": view}, {})
+    show_at(values[start], update=False)
 
 
 def save(figure: Figure, path: str | os.PathLike[str], alt: str) -> None:
@@ -448,10 +459,14 @@ def _in_ipython() -> bool:
     return ipython is not None and ipython.get_ipython() is not None
 
 
-def _display(bundle: dict[str, Any], metadata: dict[str, Any]) -> None:
-    from IPython.display import display
+def _display(bundle: dict[str, Any], metadata: dict[str, Any], **options: Any) -> None:
+    """`options`: a `display_id`, and whether to `update` what has it."""
+    from IPython.display import display, update_display
 
-    display(bundle, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
+    if options.pop("update", False):
+        update_display(bundle, metadata=metadata, raw=True, **options)  # type: ignore[no-untyped-call]
+    else:
+        display(bundle, metadata=metadata, raw=True, **options)  # type: ignore[no-untyped-call]
 
 
 def _close(figure: Figure) -> None:

@@ -23,7 +23,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 FOLDED = {
     "band": re.compile(r"-band$"),  # it guards a measured number
     "drawing": re.compile(r"-figure"),
-    "plumbing": re.compile(r"-(imports|read|results|results-file|check-software|check-data)$"),
+    "plumbing": re.compile(r"-(imports|read|results|results-file|check-software|check-data|setup|load)$"),
 }
 
 

@@ -20,7 +20,9 @@ Rule = Callable[[NotebookNode, Path], list[str]]
 
 LONGEST_CELL = 30
 MEDIAN_CELL = 10
-FOLDED = re.compile(r"-band$|-figure|-(imports|read|results|results-file|check-software|check-data)$")  # see execute.py
+FOLDED = re.compile(
+    r"-band$|-figure|-(imports|read|results|results-file|check-software|check-data|setup|load)$"
+)  # see execute.py
 EXERCISES = range(3, 7)
 NO_DESCRIPTION = "No description has been provided for this image"  # what nbconvert puts in place of a missing alt text
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -39,11 +39,7 @@ class OnApple(Tensor):
 
 def moved(answer: Any) -> Any:
     """What the reader's code returns, with every tensor on that GPU, in single precision where it had double."""
-
-    def there(t: Tensor) -> Tensor:
-        return OnApple((t.float() if t.dtype == torch.float64 else t).detach()).requires_grad_(t.requires_grad)
-
-    return tree_map_only(Tensor, there, answer)
+    return tree_map_only(Tensor, lambda t: OnApple((t.float() if t.dtype == torch.float64 else t).detach()), answer)
 
 
 def right_answers() -> list[tuple[str, Callable[..., Any]]]:

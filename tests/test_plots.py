@@ -133,6 +133,31 @@ def test_what_cannot_be_drawn_is_refused_with_a_remedy(draw, message):
         draw()
 
 
+def test_a_slider_updates_a_picture_that_stands_by_itself(monkeypatch):
+    """What is saved is a picture without a widget in it, and its description follows the slider."""
+    import ipywidgets
+
+    shown, sliders = [], []
+    real = ipywidgets.SelectionSlider
+    monkeypatch.setattr(ipywidgets, "SelectionSlider", lambda **k: sliders.append(real(**k)) or sliders[-1])
+    monkeypatch.setattr(plots, "_in_ipython", lambda: True)
+    monkeypatch.setattr(plots, "_display", lambda bundle, metadata, **options: shown.append((bundle, options)))
+    busy = []
+    plots.slider(lambda value: busy.append(sliders[0].disabled) or FIRST.plot(), [0, 10, 100], "λ", "A curve.", start=1)
+    (handle, _), (picture, first) = shown
+    assert "image/png" not in handle
+    assert handle["text/plain"] == "A slider for λ, from 0 to 100: run the notebook to move it."
+    assert not any("widget" in kind for kind in picture)
+    assert picture["text/plain"] == "A curve. Shown: λ = 10."
+    sliders[0].value = 100
+    updated, second = shown[2]
+    assert (first["update"], second["update"]) == (False, True)
+    assert first["display_id"] == second["display_id"]
+    assert 'alt="A curve. Shown: λ = 100."' in updated["text/html"]
+    assert busy == [False, True]
+    assert not sliders[0].disabled
+
+
 def test_style_is_left_as_it_was():
     before = dict(matplotlib.rcParams)
     plots.accuracy_matrix([[0.5]], ["a"])
