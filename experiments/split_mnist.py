@@ -10,6 +10,9 @@ Dokania 2020 (10.1007/978-3-030-58536-5_31). Two hidden layers of 400, as in the
 a task, the second one at a tenth of the learning rate; the penalty acts through its proximal step, so that no λ can
 blow up. The last 10,000 training images are not trained on: they are for choosing λ.
 
+Class-incremental, the loss also runs over the newest pair's logits alone, which leaves the old ones be (the "labels
+trick" of Zeno et al. 2018, arXiv:1803.10123).
+
 Replay draws as many images from the memory as the task's batch has. Its loss weighs the two halves equally, or, as
 if all classes had come at once, the newest of t pairs by 1/t; the latter also together with EWC.
 
@@ -35,6 +38,7 @@ SCENARIOS = ("task", "domain", "class")
 IMPORTANCES = (0, *(10**k for k in range(9)))
 MEMORIES = (5, 10, 20, 50, 100, 200, 500)
 EPOCHS, RATES, BATCH = 2, (0.05, 0.005), 64
+OWN_IMPORTANCES = (0, 100, 1000, 10_000, 100_000, 1_000_000)  # with the loss over the newest logits alone
 WITH_EWC = (5, 20, 100, 500), (100, 1000, 10_000)  # memories and λ of replay together with EWC
 LONG_IMPORTANCES = (0, 100, 1000, 10_000, 100_000)
 LONG_STEPS, LONG_BATCH = 2000, 128  # of the published protocol
@@ -56,6 +60,9 @@ def main() -> None:
             for importance in IMPORTANCES:
                 key = {"scenario": scenario, "method": "EWC", "importance": importance, "seed": seed}
                 runs.once(key, partial(ewc_run, scenario, tasks, validation, importance, seed))
+        for importance in OWN_IMPORTANCES:
+            key = {"scenario": "class", "method": "EWC, loss over the pair", "importance": importance, "seed": seed}
+            runs.once(key, partial(ewc_run, "class", tasks, validation, importance, seed, own_logits=True))
         for size in MEMORIES:
             key = {"scenario": "class", "images_per_class": size, "seed": seed}
             runs.once(key | {"method": "replay"}, partial(replay_run, tasks, validation, size, seed))
@@ -71,20 +78,23 @@ def main() -> None:
                 runs.once(key | {"seed": seed}, make)
 
 
-def ewc_run(scenario: str, tasks: list[Task], validation: list[Task], importance: float, seed: int) -> dict[str, Any]:
-    """All five tasks with EWC; what is measured at the end."""
+def ewc_run(
+    scenario: str, tasks: list[Task], validation: list[Task], importance: float, seed: int, own_logits: bool = False
+) -> dict[str, Any]:
+    """All five tasks with EWC; what is measured at the end. With `own_logits` the loss, and F, see the task's alone."""
     if scenario == "domain":  # the answer is 'first' or 'second digit of its pair', whatever the pair
         tasks, validation = [odd_or_even(t) for t in tasks], [odd_or_even(t) for t in validation]
     torch.manual_seed(seed)
     model = MLP(hidden_size=400, hidden_layers=2, classes=2 if scenario == "domain" else 10)
-    views: list[nn.Module] = [Masked(model, task.classes) if scenario == "task" else model for task in tasks]
+    masked = [Masked(model, task.classes) if scenario == "task" or own_logits else model for task in tasks]
+    views: list[nn.Module] = [model] * len(tasks) if own_logits else [*masked]  # through which it is measured
     ewc, learnt = EWC(importance), []
-    for view, task in zip(views, tasks, strict=True):
+    for learner, view, task in zip(masked, views, tasks, strict=True):
         loader = task.train_loader(BATCH, seed=seed)
-        train(view, loader, epochs=EPOCHS, lr=RATES, ewc=ewc, proximal=True)
+        train(learner, loader, epochs=EPOCHS, lr=RATES, ewc=ewc, proximal=True, progress=False)
         learnt.append(accuracy(view, task.test_loader()))
         # The parameters of a Masked model are called 'model.…' through every mask, so one EWC serves them all.
-        ewc.consolidate(view, task.train_loader(1000, shuffle=False))
+        ewc.consolidate(learner, task.train_loader(1000, shuffle=False), progress=False)
     return {"learnt": learnt} | measure(scenario, model, views, tasks, validation)
 
 
