@@ -15,6 +15,7 @@ import html
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -83,26 +84,29 @@ class Point(NamedTuple):
     y_error: float = 0.0
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str, number: str = "") -> None:
     """Display `figure` as an image whose alternative text is `alt`, and close it.
 
     The output holds the image for the page (`<img alt=…>`, in JupyterLab and in `nbconvert --to html`), the bare PNG
-    with `alt` in its metadata, and `alt` as plain text. Outside IPython, the figure is only closed.
+    with `alt` in its metadata, and `alt` as plain text. With a `number` such as `"5.2"` the image has a caption, "Figure
+    5.2." and the first sentence of `alt`. Outside IPython, the figure is only closed.
 
     Raises ValueError if `alt` is blank.
     """
     _require_alt(alt)
     if _in_ipython():
-        _display(_mimebundle(figure, alt), {"image/png": {"alt": alt, "width": _width(figure)}})
+        _display(_mimebundle(figure, alt, number), {"image/png": {"alt": alt, "width": _width(figure)}})
     _close(figure)
 
 
-def slider(draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: str, start: int = 0) -> None:
+def slider(
+    draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: str, start: int = 0, number: str = ""
+) -> None:
     """Display a slider that runs through `values`, and below it `draw(value)`; it opens at `values[start]`.
 
     The figure is an output of its own, updated in place: it is still there when the notebook is opened again, or on a
     page that nobody can interact with. `alt` describes it; the value that is shown is added, so the description
-    follows. While a figure is being drawn, the slider is grey.
+    follows, and with a `number` it has a caption (see `show`). While a figure is being drawn, the slider is grey.
 
     Raises ValueError if `alt` is blank or `values` is empty.
     """
@@ -123,7 +127,7 @@ def slider(draw: Callable[[float], Figure], values: Sequence[float], label: str,
     def show_at(value: float, update: bool) -> None:
         figure, told = draw(value), f"{alt} Shown: {label} = {value:g}."
         metadata = {"image/png": {"alt": told, "width": _width(figure)}}
-        _display(_mimebundle(figure, told), metadata, display_id=place, update=update)
+        _display(_mimebundle(figure, told, number), metadata, display_id=place, update=update)
         _close(figure)
 
     def redraw(change: Mapping[str, Any]) -> None:
@@ -447,11 +451,16 @@ def _width(figure: Figure) -> int:
     return round(96 * figure.get_figwidth())
 
 
-def _mimebundle(figure: Figure, alt: str) -> dict[str, Any]:
+def _mimebundle(figure: Figure, alt: str, number: str = "") -> dict[str, Any]:
     # nbconvert's and JupyterLab's own rendering of image/png ignores the alternative text; their HTML keeps it.
     png = base64.b64encode(_png(figure, alt)).decode()
     tag = f'<img alt="{html.escape(alt)}" width="{_width(figure)}" src="data:image/png;base64,{png}">'
-    return {"text/plain": alt, "text/html": tag, "image/png": png}
+    if not number:
+        return {"text/plain": alt, "text/html": tag, "image/png": png}
+    first = re.split(r"(?<=[.!?])\s+(?=[^a-z\d])", alt, maxsplit=1)[0]
+    caption = f"<figcaption><b>Figure {number}.</b> {html.escape(first)}</figcaption>"
+    page = f'<figure style="margin: 0; max-width: {_width(figure)}px">{tag}{caption}</figure>'
+    return {"text/plain": f"Figure {number}. {alt}", "text/html": page, "image/png": png}
 
 
 def _in_ipython() -> bool:

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import io
 import re
+import runpy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from html.parser import HTMLParser
@@ -20,9 +21,7 @@ Rule = Callable[[NotebookNode, Path], list[str]]
 
 LONGEST_CELL = 30
 MEDIAN_CELL = 10
-FOLDED = re.compile(
-    r"-band$|-figure|-(imports|read|results|results-file|check-software|check-data|setup|load)$"
-)  # see execute.py
+FOLDED = runpy.run_path(str(Path(__file__).parents[1] / "notebooks" / "execute.py"))["FOLDED"].values()
 EXERCISES = range(3, 7)
 NO_DESCRIPTION = "No description has been provided for this image"  # what nbconvert puts in place of a missing alt text
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -131,13 +130,27 @@ def guards_stand_apart(notebook: NotebookNode, path: Path) -> list[str]:
 
 
 def visible_code_is_short(notebook: NotebookNode, path: Path) -> list[str]:
-    """Of the code that is not folded, half of the cells have at most 10 lines."""
-    visible = [cell for _, cell in _cells(notebook, "code") if not FOLDED.search(cell.id)]
+    """Of the code that is not folded (execute.py folds it), half of the cells have at most 10 lines."""
+    visible = [
+        cell for _, cell in _cells(notebook, "code") if not cell.metadata.get("jupyter", {}).get("source_hidden")
+    ]
     lengths = sorted(len(cell.source.splitlines()) for cell in visible)
     median = lengths[len(lengths) // 2] if lengths else 0
     return (
         [f"the visible code cells have {median} lines in the median, not {MEDIAN_CELL}"] if median > MEDIAN_CELL else []
     )
+
+
+def figures_are_numbered(notebook: NotebookNode, path: Path) -> list[str]:
+    """The figures of notebook 05 are 5.1, 5.2, … from top to bottom: the last argument of `plots.show` and `slider`."""
+    numbers = []
+    for _, cell in _cells(notebook, "code"):
+        for node in sorted(ast.walk(ast.parse(cell.source)), key=lambda node: getattr(node, "lineno", 0)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("plots.show", "plots.slider"):
+                given = [*node.args, *(each.value for each in node.keywords)][-1]
+                numbers.append(given.value if isinstance(given, ast.Constant) else None)
+    expected = [f"{int(path.name[:2])}.{k}" for k in range(1, len(numbers) + 1)]
+    return [] if numbers == expected else [f"the figures are numbered {numbers}, not {expected}"]
 
 
 def opening_says_what_and_how_long(notebook: NotebookNode, path: Path) -> list[str]:
@@ -195,7 +208,7 @@ def stored_clean(notebook: NotebookNode, path: Path) -> list[str]:
     if set(notebook.metadata) - {"kernelspec", "language_info"} or language - {"name"}:
         complaints.append("the notebook's metadata holds more than kernel and language: store it with execute.py")
     for place, cell in _cells(notebook):
-        folded = cell.cell_type == "code" and FOLDED.search(cell.id)
+        folded = cell.cell_type == "code" and any(name.search(cell.id) for name in FOLDED)
         if cell.metadata.get("jupyter", {}) != ({"source_hidden": True} if folded else {}):
             complaints.append(f"{place} is to be folded if, and only if, its name says so: store it with execute.py")
         if set(cell.metadata) - {"tags", "jupyter"}:
@@ -276,6 +289,7 @@ RULES: list[Rule] = [
     code_cells_are_short,
     guards_stand_apart,
     visible_code_is_short,
+    figures_are_numbered,
     opening_says_what_and_how_long,
     headings_form_a_tree,
     links_are_alive,

@@ -103,12 +103,13 @@ def test_hashes_in_the_code_are_those_beside_the_data():
 def test_loading_leaves_torchvision_alone_and_torchvision_still_imports(start_python):
     """In a fresh Python: no torchvision after both loads, and data sets that work when they are asked for."""
     process = start_python(
-        "import sys, contlearn\n"
+        "import sys, warnings, contlearn\n"
         "contlearn.load_mnist(), contlearn.load_fashion_mnist()\n"
         "assert not [m for m in sys.modules if 'torchvision' in m], 'torchvision was imported'\n"
         "import contlearn.data\n"
         "found = contlearn.data._torchvision_datasets()\n"
         "assert issubclass(found.FashionMNIST, found.MNIST) and contlearn.data._torchvision_datasets() is found\n"
+        "warnings.simplefilter('ignore', ResourceWarning)\n"  # torch 2.6 leaves a folder to the interpreter's end
         "print('fine')"
     )
     assert process.communicate() == ("fine\n", "")

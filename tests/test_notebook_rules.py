@@ -194,6 +194,8 @@ BROKEN = {
     "long cell": (rules.code_cells_are_short, put(3, "\n".join(["x = 1"] * 31)), "31 lines"),
     "assert below a print": (rules.guards_stand_apart, put(3, "print(1)\nassert 1 < 2"), "ends in an assert"),
     "long visible cells": (rules.visible_code_is_short, long_cells, "12 lines in the median"),
+    "number missing": (rules.figures_are_numbered, put(3, "plots.show(figure, 'A dot.')"), "not ['4.1']"),
+    "number of another": (rules.figures_are_numbered, put(3, "plots.show(figure, 'A dot.', '4.2')"), "not ['4.1']"),
     "band unfolded": (rules.stored_clean, attribute(lambda n: (n.cells[3], "id", "04-look-band")), "is to be folded"),
     "code hidden": (
         rules.stored_clean,

@@ -95,6 +95,16 @@ def test_show_displays_image_and_text_and_keeps_no_figure(monkeypatch):
     assert metadata["image/png"]["alt"] == 'a "quoted" sentence'
 
 
+def test_a_number_makes_a_caption_of_the_first_sentence(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "_in_ipython", lambda: True)
+    monkeypatch.setattr(plots, "_display", lambda bundle, metadata: shown.append(bundle))
+    plots.show(FIRST.plot(), "From 97.5 to 38 % & less. The rest.", "3.1")
+    assert "<figcaption><b>Figure 3.1.</b> From 97.5 to 38 % &amp; less.</figcaption>" in shown[0]["text/html"]
+    assert 'alt="From 97.5 to 38 % &amp; less. The rest."' in shown[0]["text/html"]
+    assert shown[0]["text/plain"] == "Figure 3.1. From 97.5 to 38 % & less. The rest."
+
+
 def test_show_outside_ipython_only_closes():
     import matplotlib.pyplot as plt
 
