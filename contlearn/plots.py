@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -48,6 +48,8 @@ COLOURS = {
     "EWC": GREEN,
     "Kronecker": SKY,
 }
+# Green and grey, or sky blue and purple, look alike to some readers: so each method has a marker of its own, too.
+MARKERS = {"joint training": "*", "unprotected": "X", "L2": "s", "EWC": "o", "Kronecker": "D"}
 
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -287,6 +289,7 @@ def tradeoff(
             raise ValueError(f"curve {name!r} has no point: give at least one plots.Point(x, y)")
     with matplotlib.rc_context(STYLE):
         figure, axes = _subplots(7.0, 4.6)
+        markers = dict(zip((name for name in curves if name not in MARKERS), cycle("^vP"))) | MARKERS
         for name, colour in _colours(curves, colours).items():
             points = curves[name]
             axes.errorbar(
@@ -294,7 +297,7 @@ def tradeoff(
                 [100 * point.y for point in points],
                 xerr=[100 * point.x_error for point in points],
                 yerr=[100 * point.y_error for point in points],
-                color=colour, marker="o", markersize=6, elinewidth=1, linewidth=1.5,
+                color=colour, marker=markers[name], markersize=6, elinewidth=1, linewidth=1.5,
             )  # fmt: skip
         axes.margins(0.15)
         axes.set(xlabel=f"accuracy on {x} (%)", ylabel=f"accuracy on {y} (%)")
