@@ -186,12 +186,28 @@ def batches(loader: Iterable[Any], device: torch.device | str) -> Iterator[tuple
         TypeError: the loader yields something else than a pair of tensors.
         ValueError: the loader is empty, or labels are not integers of shape (batch,).
     """
+    for inputs, labels in pairs(loader, device):
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"labels must be integers of shape ({len(inputs)},), one for each input, "
+                f"got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        yield inputs, labels.to(torch.int64)
+
+
+def pairs(loader: Iterable[Any], device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
+    """The (inputs, targets) of anyone's loader on `device`, empty batches left out.
+
+    Raises:
+        TypeError: the loader yields something else than a pair of tensors.
+        ValueError: the loader is empty, or there are not as many targets as inputs.
+    """
     empty = True
     for batch in loader:
         if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)):
             raise TypeError(f"the loader must yield pairs of tensors (inputs, labels), got {type(batch).__name__}")
         inputs, labels = batch
-        if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(inputs):
+        if labels.ndim == 0 or len(labels) != len(inputs):
             raise ValueError(
                 f"labels must be integers of shape ({len(inputs)},), one for each input, "
                 f"got {labels.dtype} of shape {tuple(labels.shape)}"
@@ -199,7 +215,7 @@ def batches(loader: Iterable[Any], device: torch.device | str) -> Iterator[tuple
         if len(labels) == 0:
             continue
         empty = False
-        yield inputs.to(device, non_blocking=True), labels.to(device, torch.int64, non_blocking=True)
+        yield inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
     if empty:
         raise ValueError(
             "the loader is empty: it yields no images, so there is nothing to train or measure on "

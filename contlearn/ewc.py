@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from contlearn.fisher import KroneckerFisher, diagonal_fisher, kronecker_fisher
-from contlearn.likelihoods import Estimator
+from contlearn.likelihoods import Estimator, Likelihood
 from contlearn.per_image import Forward
 from contlearn.quadratics import Diagonal, Kronecker
 
@@ -103,6 +103,7 @@ class EWC:
         loader: Iterable[Any],
         estimator: Estimator = "exact",
         *,
+        likelihood: Likelihood = "categorical",
         forward: Forward | None = None,
         samples: int = 1,
         generator: torch.Generator | None = None,
@@ -119,7 +120,14 @@ class EWC:
         """
         measure = kronecker_fisher if self.structure == "kronecker" else diagonal_fisher
         fisher: Any = measure(
-            model, loader, estimator, forward=forward, samples=samples, generator=generator, progress=progress
+            model,
+            loader,
+            estimator,
+            likelihood=likelihood,
+            forward=forward,
+            samples=samples,
+            generator=generator,
+            progress=progress,
         )
         self.add(fisher, dict(model.named_parameters()))
 

@@ -1,7 +1,7 @@
-"""The Fisher information: how sharply the parameters of a classifier are determined by a task.
+"""The Fisher information: how sharply the parameters of a model are determined by a task.
 
 `diagonal_fisher` keeps the diagonal of the matrix, `kronecker_fisher` two small factors for the block of each layer.
-What is sent backwards from the logits says `likelihoods`; how it becomes squared gradients, `layers` and `per_image`;
+What is sent backwards from the outputs says `likelihoods`; how it becomes squared gradients, `layers` and `per_image`;
 `sweep` goes once through the data, and proves what is fast.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from contlearn.likelihoods import Estimator
+from contlearn.likelihoods import Estimator, Likelihood
 from contlearn.per_image import Forward
 from contlearn.sweep import Sweep
 
@@ -21,17 +21,23 @@ def diagonal_fisher(
     loader: Iterable[Any],
     estimator: Estimator = "exact",
     *,
+    likelihood: Likelihood = "categorical",
     forward: Forward | None = None,
     samples: int = 1,
     generator: torch.Generator | None = None,
     progress: bool = True,
 ) -> dict[str, Tensor]:
-    """The diagonal F_i of the Fisher information of a classifier, averaged over all images of the loader.
+    """The diagonal F_i of the Fisher information of a model, averaged over all images (or tokens) of the loader.
 
     For `"exact"`, F_i = 1/N Σ_n Σ_c p_c(x_n) (∂ log p_c(x_n) / ∂θ_i)², eq. (4.3): EXACT in van de Ven 2025
     (arXiv:2502.11756); the expectation over labels is the one in Martens 2020 (arXiv:1412.1193). `"empirical"` uses the
     true labels instead; its limits: Kunstner, Balles and Hennig 2019 (arXiv:1905.12558). Changing the estimator changes
     the scale of F, and with it the λ that fits.
+
+    With another `likelihood`, ∂ log p / ∂θ is that of binary or multi-label answers, or of a regression; see
+    `contlearn.likelihoods` for the formulas. With tokens, logits (N, T, C), F is averaged over the tokens, so that λ
+    keeps its meaning beside a loss that is a mean over tokens; take `"sample"`, which needs one backward pass where
+    `"exact"` needs T · C.
 
     Linear, convolutional and normalisation layers take the closed form, eq. (4.10); other parameters (embeddings,
     shared weights, attention's packed projection) are differentiated image by image, batched by `torch.func.vmap` or,
@@ -44,15 +50,18 @@ def diagonal_fisher(
     C times as fast.
 
     Args:
-        model: maps inputs (N, …) to logits (N, C), C ≥ 2, each row from its own input alone.
-        loader: yields (inputs, labels), or whatever `forward` takes. Only `"empirical"` looks at the labels. How images
-            are grouped into batches changes nothing in the result.
+        model: maps inputs (N, …) to logits (N, C), C ≥ 2, or (N, T, C) for T tokens; for the other likelihoods to
+            outputs (N, …); each row from its own input alone.
+        loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T), where −100
+            leaves a token out; targets of the other likelihoods have the outputs' shape. Only `"empirical"` looks at
+            their values. How images are grouped into batches changes nothing in the result.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
-        forward: how a batch is put into the model: takes model and batch, returns logits (N, C) and labels (N,) or
-            None. A batch may be a tensor, or a tuple, list or dictionary, also nested; tensors whose first dimension
+        likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
+        forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for
+            them. A batch may be a tensor, or a tuple, list or dictionary, also nested; tensors whose first dimension
             is N, that of the first tensor, hold one entry an image, all else is shared. By default
             `lambda model, batch: (model(batch[0]), batch[1])`.
-        samples: how many labels `"sample"` draws for each image.
+        samples: how many labels or targets `"sample"` draws for each image.
         generator: makes the draws of `"sample"` reproducible; it must be on the model's device.
         progress: show a progress bar where it takes more than two seconds.
 
@@ -63,18 +72,19 @@ def diagonal_fisher(
         are left as they were found. A compiled model is run uncompiled.
 
     Raises:
-        ValueError: unknown estimator, empty loader, nothing trainable, a single logit, model and data that do not fit
-            together, images of a batch that change each other's logits, or logits that depend on a trainable parameter
-            which no gradient reaches.
-        FloatingPointError: a logit is NaN or +∞. (−∞, a class that is masked out, is fine.)
+        ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a single logit, `"exact"` where an
+            image needs more than 4,096 backward passes, model and data that do not fit together, images of a batch that
+            change each other's logits, or logits that depend on a trainable parameter which no gradient reaches.
+        FloatingPointError: an output is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
     """
-    sweep = Sweep(model, estimator, forward, samples, generator)
+    sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
     fisher = {name: torch.zeros_like(p, dtype=_real(p)) for name, p in sweep.trainable.items()}
-    count = 0
+    count = 0  # images, or tokens
     for step in sweep.over(loader, progress):
         for name, squares in step.squares(step.layers):
             fisher[name] += squares
-        count += step.batch.images
+        count += step.vectors.units
+    _require_units(count)
     return {name: total / count for name, total in fisher.items()}
 
 
@@ -110,6 +120,7 @@ def kronecker_fisher(
     loader: Iterable[Any],
     estimator: Estimator = "exact",
     *,
+    likelihood: Likelihood = "categorical",
     forward: Forward | None = None,
     samples: int = 1,
     generator: torch.Generator | None = None,
@@ -120,7 +131,10 @@ def kronecker_fisher(
     The block of a linear layer is E[(a ⊗ g)(a ⊗ g)ᵀ]; it is replaced by E[a aᵀ] ⊗ E[g gᵀ], eq. (7.3), as if inputs and
     gradients were independent (Martens and Grosse 2015, arXiv:1503.05671, equation 1; for EWC: Ritter, Botev and Barber
     2018, arXiv:1805.07810). Of a convolution, a are the patches, summed over their places, while g gᵀ is averaged over
-    them (Grosse and Martens 2016, arXiv:1602.01407, theorem 1); of a linear layer called on sequences, likewise.
+    them (Grosse and Martens 2016, arXiv:1602.01407, theorem 1). A linear layer called on sequences is treated likewise,
+    as if its positions were independent, too: the *expand* approximation of Eschenhagen et al. 2023 (arXiv:2311.00636),
+    meant for models with a loss at each token, and exact for one linear layer whose G is the same for all tokens. Their
+    *reduce*, for models that average over positions first, is not built.
 
     Normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and layers of which
     the weight is frozen get their diagonal, eq. (4.3), instead.
@@ -130,11 +144,11 @@ def kronecker_fisher(
     Raises:
         ValueError: also if a layer has factors for some batches, and is used in another way by others.
     """
-    sweep = Sweep(model, estimator, forward, samples, generator)
+    sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of each layer Σ a aᵀ, Σ g gᵀ, and the number of positions
     names: dict[str, tuple[str, ...]] = {}
     diagonal: dict[str, Tensor] = {}
-    count = 0
+    count = 0  # images, or tokens
     for step in sweep.over(loader, progress):
         factored = [layer for layer in step.layers if layer.factored]
         own = {name for layer in factored for name in layer.names.values()}
@@ -155,7 +169,8 @@ def kronecker_fisher(
                 old = sums[layer.name]
                 a, g, places = old[0] + a, old[1] + g, old[2] + places
             sums[layer.name], names[layer.name] = (a, g, places), tuple(layer.names.values())
-        count += step.batch.images
+        count += step.vectors.units
+    _require_units(count)
     named = {name for parameters in names.values() for name in parameters}
     return KroneckerFisher(
         {name: Factors(a / count, g / places, names[name]) for name, (a, g, places) in sums.items()},
@@ -165,6 +180,11 @@ def kronecker_fisher(
             if name not in named
         },
     )
+
+
+def _require_units(count: int) -> None:
+    if count == 0:
+        raise ValueError("every token of the loader is labelled -100, so there is nothing to measure F on")
 
 
 def _real(p: Tensor) -> torch.dtype:

@@ -1,38 +1,62 @@
 """What is sent backwards from the outputs of a model to measure its Fisher information.
 
-Four estimators share one piece of code. For image n they differ only in the vectors v that stand for the gradient of
-the loss at the logits; with p = softmax(logits), eq. (2.2), and e_c the c-th unit vector,
+The estimators share one piece of code. For image n they differ only in the vectors v that stand for the gradient of
+the log-likelihood at the outputs z, where y is the target and p the probabilities that the model gives:
 
-    exact       √p_c (e_c − p) for each class c     expectation over the model's own prediction, eq. (4.3)
-    sample      e_y − p,  y drawn from p            one draw from it, or the mean over several, eq. (4.5)
-    empirical   e_y − p,  y the true label          eq. (4.6)
-    predicted   e_y − p,  y the most likely label   eq. (4.7)
+                categorical            Bernoulli             Gaussian of unit variance
+    log p(y)    log softmax(z)_y       Σ_k log p_k(y_k)      −½ Σ_k (y_k − z_k)² + constant
+    ∂/∂z        e_y − p                y − p                 y − z
+    exact       √p_c (e_c − p)         √(p_k (1 − p_k)) e_k  e_k                  expectation over the model's own y
+    sample      y drawn from the model's own prediction: one draw, or the mean over several, eq. (4.5)
+    empirical   y as the data have it, eq. (4.6)
+    predicted   the most likely y, eq. (4.7)
 
-because ∂ log p_c / ∂logits = e_c − p, eq. (4.8). All squares are taken image by image, and only then averaged.
+The first line's derivative for a classifier is eq. (4.8), with p = softmax(z), eq. (2.2), and the c-th unit vector e_c;
+its expectation is eq. (4.3). The vectors of `"exact"` are the columns of a square root of the Fisher information of the
+outputs themselves, Cov(∂ log p / ∂z): diag(p) − p pᵀ, diag(p (1 − p)), and the unit matrix (Martens 2020,
+arXiv:1412.1193). All squares are taken image by image, and only then averaged.
+
+A model of sequences has T tokens in an image. Given the inputs, their targets are independent and each score e_y − p
+has mean zero, so in expectation the products of different positions vanish, and one draw for all positions, sent
+backwards at once, serves `"sample"`. `"empirical"` and `"predicted"`, whose scores have no such mean, square the
+gradient of the whole sequence.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
 Estimator = Literal["exact", "sample", "empirical", "predicted"]
+Likelihood = Literal["categorical", "bernoulli", "gaussian"]
+
+_LEFT_OUT = -100  # the label that cross_entropy ignores
+_MOST = 4096  # backward passes that `"exact"` may take for several outputs an image
 
 
 class Vectors(Sequence[Tensor]):
-    """The vectors v of a batch, each (N, C) and made when it is asked for, so that there is never a tensor (C, N, C).
+    """The vectors v of a batch, in the shape of its outputs, each made when it is asked for: there is never a stack.
 
     Attributes:
-        p: the probabilities, (N, C), in at least single precision.
-        labels: which label each image takes in each vector, (V, N); None for `"exact"`, where V = C.
+        says: which outputs matter, in their shape: all but those of impossible classes and of tokens left out.
+        units: the number of images, or of tokens, that the average is over.
     """
 
-    def __init__(self, p: Tensor, labels: Tensor | None, dtype: torch.dtype) -> None:
-        self.p, self.labels, self.dtype = p, labels, dtype
+    def __init__(
+        self,
+        number: int,
+        make: Callable[[int, slice], Tensor],
+        says: Tensor,
+        units: int,
+        images: range | None = None,
+    ) -> None:
+        self.number, self.make, self.says, self.units = number, make, says, units
+        self.images = range(len(says)) if images is None else images
 
     def __len__(self) -> int:
-        return self.p.shape[1] if self.labels is None else len(self.labels)
+        return self.number
 
     @overload
     def __getitem__(self, k: int) -> Tensor: ...
@@ -43,64 +67,236 @@ class Vectors(Sequence[Tensor]):
             return [self[i] for i in range(*k.indices(len(self)))]
         if not 0 <= k < len(self):
             raise IndexError(k)
-        v = -self.p
-        if self.labels is None:
-            v[:, k] += 1
-            v *= self.p[:, k, None].sqrt()  # √p_c (e_c − p), eq. (4.3) and eq. (4.8)
-        else:
-            v.scatter_add_(1, self.labels[k, :, None], torch.ones_like(v[:, :1]))  # e_y − p, eq. (4.8)
-            v /= len(self.labels) ** 0.5  # the squares of several draws are averaged, eq. (4.5)
-        return v.to(self.dtype)
+        return self.make(k, slice(self.images.start, self.images.stop))
 
     def of(self, images: slice) -> "Vectors":
         """Those of some of the images."""
-        return Vectors(self.p[images], None if self.labels is None else self.labels[:, images], self.dtype)
+        return Vectors(self.number, self.make, self.says, self.units, self.images[images])
 
 
 def categorical(
-    logits: Tensor, labels: Tensor | None, estimator: Estimator, samples: int, generator: torch.Generator | None
+    outputs: Tensor, labels: Tensor | None, estimator: Estimator, samples: int, generator: torch.Generator | None
 ) -> Vectors:
-    """The vectors of a classifier with logits (N, C). Only `"empirical"` looks at the labels, int64 (N,).
+    """The vectors of a classifier with logits (N, C), or (N, T, C) for T tokens in each image.
 
+    Labels are integers (N,) or (N, T). Only `"empirical"` looks at them, and tokens: those labelled −100 are left out.
     A logit of −∞ is a class that cannot be: it has p = 0 and sends nothing.
 
     Raises:
         FloatingPointError: a logit is NaN or +∞, or no class of an image can be.
-        ValueError: there is one logit only, or `"empirical"` has no labels or some without a logit.
+        ValueError: there is one logit only, labels have another shape, `"empirical"` has no labels or some without a
+            logit, or `"exact"` would take more than 4,096 backward passes for the tokens of an image.
     """
-    classes = logits.shape[1]
+    if outputs.ndim not in (2, 3) or (outputs.ndim == 3 and labels is not None and labels.ndim == 1):
+        raise ValueError(
+            f"the model must return logits of shape ({len(outputs)}, classes), or ({len(outputs)}, tokens, classes), "
+            f"got {tuple(outputs.shape)}"
+        )
+    classes, tokens = outputs.shape[-1], outputs.ndim == 3
     if classes < 2:
         raise ValueError(
             "the model has a single logit, and the softmax of one number is always 1: F would be zero. "
-            "Give it two logits, such as torch.cat((torch.zeros_like(z), z), 1), whose softmax is the sigmoid of z"
+            "Take likelihood='bernoulli', or give it two logits, such as torch.cat((torch.zeros_like(z), z), 1)"
         )
-    p = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+    if labels is not None and (labels.shape != outputs.shape[:-1] or labels.is_floating_point()):
+        swapped = tokens and labels.shape == (len(outputs), classes)
+        raise ValueError(
+            f"labels must be integers of shape {tuple(outputs.shape[:-1])}, got {labels.dtype} {tuple(labels.shape)}"
+            + (": if that is (N, tokens), bring the classes last, with logits.transpose(1, 2)" if swapped else "")
+        )
+    used = labels != _LEFT_OUT if tokens and labels is not None else outputs.new_ones((), dtype=torch.bool)
+    used = used.expand(outputs.shape[:-1])
+    p = _precise(outputs).softmax(-1)
+    if tokens:
+        p = p.where(used[..., None], 1 / classes)
     if not bool(p.isfinite().all()):
         raise FloatingPointError("a logit is not finite: look for inputs or weights that are not, before measuring F")
+    units = int(used.sum()) if tokens else len(outputs)
+    says = (p > 0) & used[..., None]
     if estimator == "exact":
-        return Vectors(p, None, logits.dtype)
+        return _exact_categorical(p, used, says, units, outputs.dtype)
     if estimator == "sample":
-        return Vectors(p, torch.multinomial(p, samples, replacement=True, generator=generator).T, logits.dtype)
-    if estimator == "predicted":
-        return Vectors(p, p.argmax(1)[None], logits.dtype)
+        rows = p.flatten(0, -2)
+        drawn = torch.multinomial(rows, samples, replacement=True, generator=generator).T.unflatten(1, p.shape[:-1])
+    elif estimator == "predicted":
+        drawn = p.argmax(-1)[None]
+    else:
+        drawn = _true(outputs, labels, used)[None]
+
+    def make(k: int, images: slice) -> Tensor:
+        v = -p[images]
+        v.scatter_add_(-1, drawn[k, images, ..., None], torch.ones_like(v[..., :1]))  # e_y − p, eq. (4.8)
+        if tokens:
+            v *= used[images, ..., None]
+        v /= len(drawn) ** 0.5  # the squares of several draws are averaged, eq. (4.5)
+        return v.to(outputs.dtype)
+
+    return Vectors(len(drawn), make, says, units)
+
+
+def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, units: int, dtype: torch.dtype) -> Vectors:
+    classes, positions = p.shape[-1], math.prod(p.shape[1:-1])
+    if p.ndim == 3:
+        _refuse_absurd(classes * positions, f"{positions} tokens × {classes} classes")
+
+    def make(k: int, images: slice) -> Tensor:
+        c = k % classes
+        if p.ndim == 2:
+            v = -p[images]
+            v[:, c] += 1
+            v *= p[images, c, None].sqrt()  # √p_c (e_c − p), eq. (4.3) and eq. (4.8)
+            return v.to(dtype)
+        t = positions - 1 - k // classes  # the last token comes first: what the proof looks at has seen all others
+        v = torch.zeros_like(p[images])
+        v[:, t] -= p[images, t]
+        v[:, t, c] += 1
+        v *= (p[images, t, c].sqrt() * used[images, t])[:, None, None]
+        return v.to(dtype)
+
+    return Vectors(classes * positions, make, says, units)
+
+
+def _true(logits: Tensor, labels: Tensor | None, used: Tensor) -> Tensor:
+    """The labels, int64, and 0 where a token is left out."""
     if labels is None:
         raise ValueError("estimator='empirical' takes the true labels, but forward returned None for them")
-    if labels.shape != logits.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels must be integers of shape ({len(logits)},), got {labels.dtype} {tuple(labels.shape)}")
-    labels = labels.long()
+    classes, labels = logits.shape[-1], labels.long().where(used, 0)
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, but the model has {classes} logits: "
             f"labels must be 0 to {classes - 1}"
         )
-    if bool(logits.detach().gather(1, labels[:, None]).isinf().any()):
+    if bool(logits.detach().gather(-1, labels[..., None])[..., 0].isinf().logical_and(used).any()):
         raise FloatingPointError("the logit of a true label is not finite: the mask excludes a label that occurs")
-    return Vectors(p, labels[None], logits.dtype)
+    return labels
 
 
-def check_estimator(estimator: str, samples: int) -> None:
-    """Raises ValueError: there is no such estimator, or it takes no such number of samples."""
+def bernoulli(
+    outputs: Tensor, targets: Tensor | None, estimator: Estimator, samples: int, generator: torch.Generator | None
+) -> Vectors:
+    """The vectors of independent yes-or-no answers with logits (N, …): binary and multi-label models.
+
+    Targets have the shape of the outputs and lie between 0 and 1. Only `"empirical"` looks at them.
+
+    Raises:
+        FloatingPointError: an output is not finite.
+        ValueError: `"empirical"` has no such targets, or `"exact"` would take more than 4,096 backward passes.
+    """
+    _require_finite(outputs)
+    p = _precise(outputs).sigmoid()
+    if estimator == "exact":
+        return _exact_independent((p * (1 - p)).sqrt(), outputs.dtype)
+    if estimator == "sample":
+        drawn = torch.stack([torch.bernoulli(p, generator=generator) for _ in range(samples)])
+    elif estimator == "predicted":
+        drawn = (p > 0.5).to(p.dtype)[None]
+    else:
+        drawn = _targets(outputs, targets).to(p.dtype)[None]
+        if not bool(((drawn >= 0) & (drawn <= 1)).all()):
+            raise ValueError("targets of likelihood='bernoulli' lie between 0 (no) and 1 (yes)")
+    return _differences(drawn, p, outputs.dtype)
+
+
+def gaussian(
+    outputs: Tensor, targets: Tensor | None, estimator: Estimator, samples: int, generator: torch.Generator | None
+) -> Vectors:
+    """The vectors of a regression with outputs (N, …), the means of Gaussians of variance 1.
+
+    Its loss is ½ Σ (y − z)² for each image. With noise of variance σ² all F are 1/σ² times as large; beside a loss that
+    is the mean over K outputs of (y − z)², without ½, λ counts K/2 times as much. Only `"empirical"` looks at the
+    targets, in the shape of the outputs.
+
+    Raises:
+        FloatingPointError: an output is not finite.
+        ValueError: `"empirical"` has no such targets, `"predicted"` is asked for (the most likely y is z itself, so
+            that F would be zero), or `"exact"` would take more than 4,096 backward passes.
+    """
+    _require_finite(outputs)
+    z = _precise(outputs)
+    if estimator == "exact":
+        return _exact_independent(torch.ones_like(z), outputs.dtype)
+    if estimator == "predicted":
+        raise ValueError(
+            "with likelihood='gaussian' the most likely target is the output itself, and F would be zero: take "
+            "'exact', 'sample' or 'empirical'"
+        )
+    if estimator == "sample":
+        noise = torch.randn(samples, *z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        return _differences(noise, torch.zeros_like(z), outputs.dtype)
+    return _differences(_targets(outputs, targets).to(z.dtype)[None], z, outputs.dtype)
+
+
+def vectors(
+    likelihood: Likelihood,
+    outputs: Tensor,
+    targets: Tensor | None,
+    estimator: Estimator,
+    samples: int,
+    generator: torch.Generator | None,
+) -> Vectors:
+    """Those of the likelihood with this name."""
+    make = {"categorical": categorical, "bernoulli": bernoulli, "gaussian": gaussian}[likelihood]
+    return make(outputs, targets, estimator, samples, generator)
+
+
+def check_choices(likelihood: str, estimator: str, samples: int) -> None:
+    """Raises ValueError: there is no such likelihood or estimator, or it takes no such number of samples."""
+    if likelihood not in get_args(Likelihood):
+        names = ", ".join(map(repr, get_args(Likelihood)))
+        raise ValueError(f"likelihood={likelihood!r}: expected one of {names}")
     if estimator not in get_args(Estimator):
         raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}")
     if samples < 1 or (samples != 1 and estimator != "sample"):
         raise ValueError(f"samples={samples}: expected 1, or with estimator='sample' the number of draws an image")
+
+
+def _exact_independent(root: Tensor, dtype: torch.dtype) -> Vectors:
+    """One vector an output: its standard deviation there, zero elsewhere."""
+    outputs = root[0].numel()
+    _refuse_absurd(outputs, f"{outputs} outputs")
+
+    def make(k: int, images: slice) -> Tensor:
+        v = torch.zeros_like(root[images])
+        v.view(len(v), -1)[:, k] = root[images].reshape(len(v), -1)[:, k]
+        return v.to(dtype)
+
+    return Vectors(outputs, make, torch.ones_like(root, dtype=torch.bool), len(root))
+
+
+def _differences(drawn: Tensor, mean: Tensor, dtype: torch.dtype) -> Vectors:
+    """(y − mean) / √V for the V given y."""
+
+    def make(k: int, images: slice) -> Tensor:
+        v: Tensor = (drawn[k, images] - mean[images]) / len(drawn) ** 0.5
+        return v.to(dtype)
+
+    return Vectors(len(drawn), make, torch.ones_like(mean, dtype=torch.bool), len(mean))
+
+
+def _targets(outputs: Tensor, targets: Tensor | None) -> Tensor:
+    if targets is None:
+        raise ValueError("estimator='empirical' takes the targets, but forward returned None for them")
+    if targets.shape != outputs.shape:
+        raise ValueError(f"targets must have the outputs' shape {tuple(outputs.shape)}, got {tuple(targets.shape)}")
+    if not bool(targets.isfinite().all()):
+        raise FloatingPointError("a target is not finite")
+    return targets
+
+
+def _require_finite(outputs: Tensor) -> None:
+    if not outputs.is_floating_point():
+        raise ValueError(f"the model must return real numbers, got {outputs.dtype}")
+    if not bool(outputs.isfinite().all()):
+        raise FloatingPointError("an output is not finite: look for inputs or weights that are not")
+
+
+def _refuse_absurd(passes: int, why: str) -> None:
+    if passes > _MOST:
+        raise ValueError(
+            f"estimator='exact' would take a backward pass for each of {why}: take 'sample', which has the same "
+            "expectation and takes one"
+        )
+
+
+def _precise(outputs: Tensor) -> Tensor:
+    return outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))

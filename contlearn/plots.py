@@ -88,7 +88,7 @@ def show(figure: Figure, alt: str, number: str = "") -> None:
     """Display `figure` as an image whose alternative text is `alt`, and close it.
 
     The output holds the image for the page (`<img alt=…>`, in JupyterLab and in `nbconvert --to html`), the bare PNG
-    with `alt` in its metadata, and `alt` as plain text. With a `number` such as `"5.2"` the image has a caption, "Figure
+    with `alt` in its metadata, and `alt` as plain text. With a `number` such as "5.2" the image has a caption, "Figure
     5.2." and the first sentence of `alt`. Outside IPython, the figure is only closed.
 
     Raises ValueError if `alt` is blank.

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
-from contlearn.data import batches
+from contlearn.data import pairs
 from contlearn.layers import Layer, agrees, candidates, connected, tolerance
-from contlearn.likelihoods import Estimator, Vectors, categorical, check_estimator
-from contlearn.models import check_logits, device_of, undisturbed
+from contlearn.likelihoods import Estimator, Likelihood, Vectors, check_choices, vectors
+from contlearn.models import device_of, undisturbed
 from contlearn.per_image import Batch, Classifier, Forward, batched, gradients, joined, one_at_a_time, square
 
 _BUDGET = 2**24  # numbers that an intermediate result may hold: 64 MiB in single precision
@@ -67,12 +67,14 @@ class Sweep:
         self,
         model: nn.Module,
         estimator: Estimator,
+        likelihood: Likelihood,
         forward: Forward | None,
         samples: int,
         generator: torch.Generator | None,
     ) -> None:
-        check_estimator(estimator, samples)
-        self.model, self.estimator, self.samples, self.generator = model, estimator, samples, generator
+        check_choices(likelihood, estimator, samples)
+        self.model, self.estimator, self.likelihood = model, estimator, likelihood
+        self.samples, self.generator = samples, generator
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.trainable:
             raise ValueError(
@@ -111,7 +113,7 @@ class Sweep:
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True
-        for value in batches(loader, device) if self.pairs else loader:
+        for value in pairs(loader, device) if self.pairs else loader:
             batch = Batch.of(value, device)
             if batch.images:
                 empty = False
@@ -148,7 +150,6 @@ class Sweep:
         if key not in self.sizes:
             with Allocations() as watch:
                 logits = self._logits(batch[:1])[0]
-            check_logits(logits, 1)
             self.coarsest = max(self.coarsest, watch.coarsest, key=lambda dtype: torch.finfo(dtype).eps)
             numbers = watch.numbers + sum(layer.numbers for layer in self.layers) + 4 * logits.numel()
             self.sizes[key] = max(1, min(1024, _BUDGET // max(1, numbers)))
@@ -164,12 +165,15 @@ class Sweep:
             layer.listening = False
         if versions != [leaf._version for leaf in batch.leaves if isinstance(leaf, Tensor)]:
             raise ValueError("forward changes its inputs in place, so that no image can be looked at twice: clone them")
-        check_logits(logits, batch.images)
+        if not isinstance(logits, Tensor) or logits.ndim == 0 or len(logits) != batch.images:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model must return logits of shape ({batch.images}, classes), got {found}")
         return logits, labels
 
     def _step(self, batch: Batch) -> Step:
         logits, labels = self._logits(batch)
-        step = Step(self, batch, logits, categorical(logits, labels, self.estimator, self.samples, self.generator))
+        sent = vectors(self.likelihood, logits, labels, self.estimator, self.samples, self.generator)
+        step = Step(self, batch, logits, sent)
         self.passes += 1
         new = batch.shapes() not in self.known
         if new:
@@ -186,7 +190,7 @@ class Sweep:
         step.first = step.backward(step.layers, v)
         if new:
             self._distrust(step, self._mixing_layers(step, v))
-        loudest = int(v.abs().amax(1).argmax())
+        loudest = int(v.abs().reshape(len(v), -1).amax(1).argmax())
         for n in sorted({0, batch.images // 2, batch.images - 1, loudest}) if new else [loudest]:
             wrong = self._differing(step, step.layers, n, self._alone(step, n))
             if wrong and not self._on_a_kink(step, n, wrong):
@@ -215,9 +219,9 @@ class Sweep:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
         logits: Tensor = self.classifier(step.batch.take(images).value())[0]
         images = images.to(logits.device)
-        possible, rows = step.vectors.p[images] > 0, step.logits[images]  # a masked logit says nothing, and may be huge
-        size = rows.masked_fill(~possible, 0).abs().amax(1, keepdim=True)
-        error = (logits - rows).masked_fill(~possible, 0).abs()
+        possible, rows = step.vectors.says[images], step.logits[images]  # a masked logit says nothing, and may be huge
+        size = rows.masked_fill(~possible, 0).abs().reshape(len(rows), -1).amax(1, keepdim=True)
+        error = (logits - rows).masked_fill(~possible, 0).abs().reshape(len(rows), -1)
         if not bool((error <= 4 * tolerance(self.coarsest) * size).all()):
             raise ValueError(_MIXED)
         return logits
@@ -225,7 +229,7 @@ class Sweep:
     def _mixing_layers(self, step: Step, v: Tensor) -> list[Layer]:
         """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
         signs = torch.rand(len(v), generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(v)
-        turned = step.backward(step.layers, v * signs[:, None])
+        turned = step.backward(step.layers, v * signs.view(-1, *[1] * (v.ndim - 1)))
         return [
             layer
             for layer, g in step.first.items()
@@ -254,7 +258,7 @@ class Sweep:
         logits = self.classifier(Batch(inputs, batch.form, batch.images).value())[0]
         for n in range(batch.images if own and logits.requires_grad else 0):
             v = torch.zeros_like(logits)
-            v[n] = torch.linspace(1, 2, logits.shape[1])
+            v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])
             found = torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True)
             if any(bool(torch.cat((g[:n], g[n + 1 :])).any()) for g in found if g is not None):
                 raise ValueError(_MIXED)
@@ -311,7 +315,7 @@ class Sweep:
                         truth = gradients(logits, parameters, vectors[0][n : n + 1])
                         return not _same({name: g[n] for name, g in found.items()}, truth, self.coarsest)
 
-                    for n in {int(vectors[0].abs().amax(1).argmax()), part.images - 1}:
+                    for n in {int(vectors[0].abs().reshape(part.images, -1).amax(1).argmax()), part.images - 1}:
                         # One image alone that differs lies on the edge of a ReLU; see `_on_a_kink`.
                         if differs(n) and any(differs(m) for m in _others(n, part.images)):
                             raise RuntimeError("it disagrees with autograd")

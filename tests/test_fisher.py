@@ -728,9 +728,9 @@ IMAGES, LABELS = CASES["mlp"].data()
         (TypeError, "got Tensor", None, [IMAGES]),
         (TypeError, "got tuple", None, [(IMAGES, LABELS, LABELS)]),
         (TypeError, "got list", None, [[IMAGES, LABELS.tolist()]]),
-        (ValueError, r"\(1, classes\), got \(1, 2, 5\)", lambda: nn.Linear(3, 5), [(IMAGES, LABELS)]),
+        (ValueError, r"\(5, classes\).*got \(5, 2, 5\)", lambda: nn.Linear(3, 5), [(IMAGES, LABELS)]),
         (ValueError, r"classes\), got tuple", lambda: nn.GRU(3, 4, batch_first=True), [(IMAGES, LABELS)]),
-        (ValueError, r"\(1, classes\), got \(1,\)", lambda: Wired(lambda m, x: m.a(x).sum((1, 2)), a=nn.Linear(3, 1)),
+        (ValueError, r"\(5, classes\).*got \(5,\)", lambda: Wired(lambda m, x: m.a(x).sum((1, 2)), a=nn.Linear(3, 1)),
          [(IMAGES, LABELS)]),
     ],
 )  # fmt: skip

@@ -1,0 +1,275 @@
+"""Tokens, multi-label models and regressions: F against sums over all possible targets, Hessians and many draws."""
+
+import itertools
+from collections.abc import Iterator
+
+import oracles
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal
+
+from contlearn import EWC, diagonal_fisher, kronecker_fisher
+from contlearn.likelihoods import Estimator, Likelihood
+
+N, T, C, K = 5, 3, 3, 3
+LIKELIHOODS: list[Likelihood] = ["categorical", "bernoulli", "gaussian"]
+GENERATOR = torch.Generator().manual_seed(0)
+WORDS = torch.randint(0, 7, (N, T), generator=GENERATOR)
+IMAGES = torch.randn(N, 4, generator=GENERATOR, dtype=torch.float64)
+
+
+class Language(nn.Module):
+    """A causal model of T words: embedding (no closed form), attention over what came before, norm, linear head."""
+
+    def __init__(self, classes: int = C) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.words(words)
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        x = self.norm(x + self.attention(x, x, x, attn_mask=later, need_weights=False)[0])
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def built(model: nn.Module) -> nn.Module:
+    """In float64, with weights that are the same in every test, and none of them zero."""
+    generator = torch.Generator().manual_seed(1)
+    model.double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.7 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return model
+
+
+def mlp(outputs: int = K) -> nn.Module:
+    return built(nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, outputs)))
+
+
+def case(likelihood: Likelihood) -> tuple[nn.Module, Tensor, Tensor]:
+    """Model, inputs, and the targets that the data have: with tokens, some are left out."""
+    generator = torch.Generator().manual_seed(2)
+    if likelihood == "categorical":
+        labels = torch.randint(0, C, (N, T), generator=generator)
+        labels[0, 1] = labels[3, 0] = labels[3, 2] = -100
+        return built(Language()), WORDS, labels
+    y = torch.randn(N, K, generator=generator, dtype=torch.float64)
+    return mlp(), IMAGES, (y > 0).double() if likelihood == "bernoulli" else y
+
+
+def law(likelihood: Likelihood, z: Tensor) -> Distribution:
+    if likelihood == "categorical":
+        return Categorical(logits=z)
+    return Bernoulli(logits=z) if likelihood == "bernoulli" else Normal(z, 1.0)
+
+
+def possible(likelihood: Likelihood, z: Tensor, labels: Tensor, estimator: Estimator) -> Iterator[tuple[float, Tensor]]:
+    """Weight and target of everything that could have been observed for one image; whole sequences, for tokens."""
+    if estimator == "empirical":
+        yield 1.0, labels
+    elif estimator == "predicted":
+        yield 1.0, z.argmax(-1) if likelihood == "categorical" else (z > 0).to(z)
+    elif likelihood == "gaussian":  # z ± √K e_k, each with weight 1/2K, has the mean and covariance of the Gaussian
+        for k, sign in itertools.product(range(K), (-1, 1)):
+            yield 1 / (2 * K), z + sign * K**0.5 * torch.eye(K, dtype=z.dtype)[k]
+    else:
+        for values in itertools.product(range(z.shape[-1] if likelihood == "categorical" else 2), repeat=len(labels)):
+            y = torch.tensor(values).to(labels)
+            yield float(law(likelihood, z).log_prob(y).sum().exp()), y
+
+
+def oracle(likelihood: Likelihood, estimator: Estimator) -> dict[str, Tensor]:
+    """1/units Σ_n Σ_y p(y) (∂ log p(y) / ∂θ)² over all y, one at a time."""
+    model, inputs, targets = case(likelihood)
+    parameters = dict(model.named_parameters())
+    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for x, own in zip(inputs, targets, strict=True):
+        z = model(x[None])[0]
+        for weight, y in possible(likelihood, z.detach(), own, estimator):
+            kept = own != -100
+            log_p = law(likelihood, z).log_prob(y.where(kept, 0))[kept].sum()
+            if not log_p.requires_grad or not kept.any():
+                continue
+            found = torch.autograd.grad(log_p, [*parameters.values()], retain_graph=True)
+            for name, g in zip(sums, found, strict=True):
+                sums[name] += weight * g**2
+    units = int((targets != -100).sum()) if likelihood == "categorical" else N
+    return {name: total / units for name, total in sums.items()}
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "estimator"),
+    [
+        (of, by)
+        for of in LIKELIHOODS
+        for by in ("exact", "empirical", "predicted")
+        if (of, by) != ("gaussian", "predicted")
+    ],
+)
+def test_diagonal_is_the_sum_over_all_that_could_be_observed(likelihood: Likelihood, estimator: Estimator) -> None:
+    """For tokens over all C^T sequences: the products of different tokens' scores are in that sum, and vanish."""
+    model, inputs, targets = case(likelihood)
+    loader = [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])]
+    found = diagonal_fisher(model, loader, estimator, likelihood=likelihood)
+    oracles.assert_close(found, oracle(likelihood, estimator), 1e-10)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_sample_has_the_expectation_of_exact(likelihood: Likelihood) -> None:
+    """Over 1,500 copies of each image, with two draws, each for all tokens of a sequence."""
+    model, inputs, targets = case(likelihood)
+    exact = diagonal_fisher(model, [(inputs, targets)], likelihood=likelihood)
+    loader = [(inputs.repeat(1500, 1), targets.repeat(1500, 1))]
+    generator = torch.Generator().manual_seed(3)
+    found = diagonal_fisher(model, loader, "sample", likelihood=likelihood, samples=2, generator=generator)
+    for name, f in exact.items():
+        error = float((found[name] - f).abs().max() / f.abs().max())
+        assert error < 0.1, f"{name}: {error:.3f}"
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_linear_in_its_parameters_f_is_the_hessian(likelihood: Likelihood) -> None:
+    """The diagonal of autograd's Hessian of the mean loss, whatever the targets are."""
+    model = built(nn.Linear(4, K))
+    x = torch.randn(N, T, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    y = torch.ones(N, T, dtype=torch.int64) if likelihood == "categorical" else torch.ones(N, T, K, dtype=torch.float64)
+
+    def loss(weight: Tensor, bias: Tensor) -> Tensor:
+        nll = -law(likelihood, x @ weight.T + bias).log_prob(y).sum()
+        return nll / (N * T if likelihood == "categorical" else N)
+
+    weight, bias = (p.detach() for p in model.parameters())
+    hessian = torch.autograd.functional.hessian(loss, (weight, bias))
+    found = diagonal_fisher(model, [(x, y)], likelihood=likelihood)
+    blocks = {"weight": hessian[0][0], "bias": hessian[1][1]}
+    expected = {
+        name: h.reshape(p.numel(), p.numel()).diagonal().view_as(p)
+        for (name, h), p in zip(blocks.items(), (weight, bias), strict=True)
+    }
+    oracles.assert_close(found, expected, 1e-10)
+    if likelihood == "gaussian":  # G is the unit matrix for every token, so the factors are the whole block
+        factors = kronecker_fisher(model, [(x, y)], likelihood=likelihood).factors[""]
+        block = torch.kron(factors.g, factors.a[:-1, :-1].contiguous())
+        assert torch.allclose(block, hessian[0][0].reshape(4 * K, 4 * K), atol=1e-10)
+
+
+def test_factors_of_tokens_are_exact_where_all_tokens_have_one_g() -> None:
+    """*Expand*: one linear layer with p the same everywhere; also when tokens are left out of the average."""
+    model = nn.Linear(4, C).double()
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    x = torch.randn(N, T, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    y = torch.zeros(N, T, dtype=torch.int64)
+    factors = kronecker_fisher(model, [(x, y)]).factors[""]
+    inputs = torch.cat((x, torch.ones(N, T, 1, dtype=torch.float64)), 2).flatten(0, 1)
+    p = torch.full((C,), 1 / C, dtype=torch.float64)
+    assert torch.allclose(
+        torch.kron(factors.g, factors.a), torch.kron(p.diag() - p.outer(p), inputs.T @ inputs / (N * T)), atol=1e-12
+    )
+
+
+def test_one_token_is_one_image() -> None:
+    """(N, 1, C) gives what (N, C) gives; and two logits give what the sigmoid of their difference gives."""
+    model = built(nn.Linear(4, C))
+    labels = torch.arange(N) % C
+    for estimator in ("exact", "empirical", "predicted"):
+        flat = diagonal_fisher(model, [(IMAGES, labels)], estimator)
+        oracles.assert_close(diagonal_fisher(model, [(IMAGES[:, None], labels[:, None])], estimator), flat, 1e-12)
+    two, one = built(nn.Linear(4, 2)), nn.Linear(4, 1).double()
+    with torch.no_grad():
+        one.weight.copy_(two.weight[1:] - two.weight[:1])
+        one.bias.copy_(two.bias[1:] - two.bias[:1])
+    both = diagonal_fisher(two, [(IMAGES, labels % 2)])
+    found = diagonal_fisher(one, [(IMAGES, (labels % 2)[:, None].double())], likelihood="bernoulli")
+    oracles.assert_close(found, {name: f[1:] for name, f in both.items()}, 1e-12)
+
+
+def test_outputs_may_have_any_shape() -> None:
+    """(N,) and (N, 2, 3) give what the same numbers give as (N, 1) and (N, 6)."""
+    for likelihood in ("bernoulli", "gaussian"):
+        y = torch.ones(N, dtype=torch.float64)
+        one = built(nn.Linear(4, 1))
+        for estimator in ("exact", "empirical"):
+            flat = diagonal_fisher(
+                one, [(IMAGES, y)], estimator, likelihood=likelihood, forward=lambda m, b: (m(b[0])[:, 0], b[1])
+            )
+            oracles.assert_close(
+                flat, diagonal_fisher(one, [(IMAGES, y[:, None])], estimator, likelihood=likelihood), 1e-12
+            )
+            six = built(nn.Linear(4, 6))
+            many = diagonal_fisher(six, [(IMAGES, y[:, None].expand(N, 6))], estimator, likelihood=likelihood)
+            shaped = nn.Sequential(six, nn.Unflatten(1, (2, 3)))
+            found = diagonal_fisher(
+                shaped, [(IMAGES, y[:, None, None].expand(N, 2, 3))], estimator, likelihood=likelihood
+            )
+            oracles.assert_close({name[2:]: f for name, f in found.items()}, many, 1e-12)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_consolidate_takes_the_likelihood(likelihood: Likelihood, structure: str) -> None:
+    model, inputs, targets = case(likelihood)
+    ewc = EWC(importance=1.0, structure=structure)
+    ewc.consolidate(model, [(inputs, targets)], likelihood=likelihood)
+    fisher = (kronecker_fisher if structure == "kronecker" else diagonal_fisher)(
+        model, [(inputs, targets)], likelihood=likelihood
+    )
+    twin = EWC(importance=1.0, structure=structure)
+    twin.add(fisher, dict(model.named_parameters()))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1)
+    assert ewc.penalty(model).item() == pytest.approx(twin.penalty(model).item()) != 0
+
+
+def test_a_token_that_is_left_out_does_not_matter() -> None:
+    """Neither its word nor a logit there that is not finite; its sequence may be left out as a whole."""
+    model, words, labels = case("categorical")
+    labels = labels.clone()
+    labels[:, -1] = -100  # nothing before the last word can see it
+    labels[4] = -100
+    other = words.clone()
+    other[:, -1] = (other[:, -1] + 1) % 7
+    found = [diagonal_fisher(model, [(x, labels)], "empirical") for x in (words, other)]
+    assert torch.allclose(found[1]["head.weight"], found[0]["head.weight"], atol=1e-12)
+    shorter = diagonal_fisher(model, [(words[:4], labels[:4])], "empirical")
+    oracles.assert_close(shorter, found[0], 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "outputs", "targets", "options"),
+    [
+        (ValueError, "take 'sample'", (2, 50, 100), torch.zeros(2, 50, dtype=torch.int64), {}),
+        (ValueError, "take 'sample'", (2, 5000), torch.zeros(2, 5000), {"likelihood": "gaussian"}),
+        (ValueError, r"transpose\(1, 2\)", (2, 5, 3), torch.zeros(2, 3, dtype=torch.int64), {}),
+        (ValueError, "every token", (2, 5, 3), torch.full((2, 5), -100), {}),
+        (ValueError, "labels run from -1", (2, 5, 3), torch.full((2, 5), -1), {"estimator": "empirical"}),
+        (ValueError, "of 'categorical', 'bernoulli', 'gaussian'", (2, 3), torch.zeros(2), {"likelihood": "poisson"}),
+        (ValueError, "would be zero", (2, 3), torch.zeros(2, 3), {"likelihood": "gaussian", "estimator": "predicted"}),
+        (ValueError, r"shape \(2, 3\), got \(2,\)", (2, 3), torch.zeros(2),
+         {"likelihood": "gaussian", "estimator": "empirical"}),
+        (ValueError, "between 0", (2, 3), 2 * torch.ones(2, 3), {"likelihood": "bernoulli", "estimator": "empirical"}),
+        (FloatingPointError, "target", (2, 3), torch.full((2, 3), torch.nan),
+         {"likelihood": "gaussian", "estimator": "empirical"}),
+        (ValueError, "likelihood='bernoulli'", (2, 1), torch.zeros(2, dtype=torch.int64), {}),
+        (ValueError, "returned None", (2, 3), None, {"likelihood": "bernoulli", "estimator": "empirical"}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused(error, message, outputs, targets, options) -> None:  # type: ignore[no-untyped-def]
+    size = torch.Size(outputs)
+    model = nn.Sequential(nn.Linear(1, size[1:].numel()), nn.Unflatten(1, size[1:]))
+    forward = (lambda m, x: (m(x), None)) if targets is None else None
+    x = torch.ones(2, 1)
+    with pytest.raises(error, match=message):
+        diagonal_fisher(model, [x if targets is None else (x, targets)], forward=forward, **options)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_outputs_that_are_not_finite_are_refused(likelihood: Likelihood) -> None:
+    with pytest.raises(FloatingPointError, match="an output is not finite"):
+        diagonal_fisher(nn.Linear(4, 2), [(IMAGES.float() * torch.inf, torch.zeros(N, 2))], likelihood=likelihood)
