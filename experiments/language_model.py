@@ -150,14 +150,16 @@ def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
     return torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
 
 
-def diagonal_of_tokens(model: nn.Module, part: Part, seed: int = 0) -> dict[str, Tensor]:
-    """F, one name at a time: a letter drawn for every place, all sent back at once, squared, divided by the places."""
+def diagonal_of_tokens(model: nn.Module, part: Part, seed: int = 0, empirical: bool = False) -> dict[str, Tensor]:
+    """F, one name at a time: a letter drawn for every place (or the true ones, if empirical), all sent back at once,
+    squared, divided by the places: eq. (10.3).
+    """
     generator = torch.Generator().manual_seed(seed)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     fisher, places = {name: torch.zeros_like(p) for name, p in trained.items()}, 0
     for letters, following in zip(*part, strict=True):
         logits = model(letters[None])[0][following >= 0]
-        loss = token_loss(logits, drawn(logits, generator), "sum")
+        loss = token_loss(logits, following[following >= 0] if empirical else drawn(logits, generator), "sum")
         for f, g in zip(fisher.values(), torch.autograd.grad(loss, list(trained.values())), strict=True):
             f += g.square()
         places += len(logits)
