@@ -35,7 +35,7 @@ class Mutant:
 
     @property
     def test_file(self) -> str:
-        usual = {"quadratics": "ewc"} | dict.fromkeys(("layers", "likelihoods", "per_image", "sweep"), "fisher")
+        usual = {"quadratics": "ewc"} | dict.fromkeys(("layers", "per_image", "sweep"), "fisher")
         return self.file or usual.get(self.module, self.module)
 
 
@@ -78,17 +78,42 @@ MUTANTS = {
         "loop and convolution and exact",
     ),
     "classes not weighted by their probability": Mutant(
-        "likelihoods", "v *= self.p[:, k, None].sqrt()", "pass", "loop and linear and exact"
+        "likelihoods", "v *= p[images, c, None].sqrt()", "pass", "loop and linear and exact", "fisher"
     ),
-    "several draws added up": Mutant("likelihoods", "v /= len(self.labels) ** 0.5", "pass", "several_draws", "fisher"),
+    "several draws added up": Mutant("likelihoods", "v /= len(drawn) ** 0.5", "pass", "several_draws", "fisher"),
     "every image meets every label": Mutant(
         "likelihoods",
-        "v.scatter_add_(1, self.labels[k, :, None], torch.ones_like(v[:, :1]))",
-        "v = v * len(v) + torch.nn.functional.one_hot(self.labels[k], v.shape[1]).sum(0)",
+        "v.scatter_add_(-1, drawn[k, images, ..., None], torch.ones_like(v[..., :1]))",
+        "v = v * len(v) + torch.nn.functional.one_hot(drawn[k, images], v.shape[1]).sum(0)",
         "loop and linear and empirical",
+        "fisher",
     ),
     "most likely label called empirical": Mutant(
-        "likelihoods", """if estimator == "predicted":""", "if True:", "loop and linear and empirical"
+        "likelihoods",
+        """elif estimator == "predicted":
+        drawn = p.argmax(-1)""",
+        """elif True:
+        drawn = p.argmax(-1)""",
+        "loop and linear and empirical",
+        "fisher",
+    ),
+    "averaged over sequences, not tokens": Mutant(
+        "likelihoods", "units = int(used.sum()) if tokens else len(outputs)", "units = len(outputs)", "observed and cat"
+    ),
+    "tokens left out are counted": Mutant(
+        "likelihoods", "        if tokens:\n            v *= used[images, ..., None]\n", "", "observed and cat"
+    ),
+    "one vector for all tokens": Mutant(
+        "likelihoods", "return Vectors(classes * positions, make", "return Vectors(classes, make", "observed and cat"
+    ),
+    "variance for the standard deviation": Mutant(
+        "likelihoods", "_exact_independent((p * (1 - p)).sqrt()", "_exact_independent(p * (1 - p)", "observed and bern"
+    ),
+    "a Gaussian's noise around the output": Mutant(
+        "likelihoods", "_differences(noise, torch.zeros_like(z)", "_differences(noise, z", "sample_has and gauss"
+    ),
+    "draws of a Bernoulli always yes": Mutant(
+        "likelihoods", "torch.bernoulli(p, generator=generator)", "torch.ones_like(p)", "sample_has and bern"
     ),
     "one number for a whole layer": Mutant(
         "layers", "self._sums[kind].reshape(", "self._sums[kind].mean().expand(", "softmax and hand"
