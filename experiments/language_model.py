@@ -1,6 +1,6 @@
 """A small language model learns names of one language, then of others: writes files/results/language_model.json.
 
-    python experiments/language_model.py              seeds 0, 1, 2: about six minutes on one core
+    python experiments/language_model.py              seeds 0, 1, 2: about eight minutes on one core
     python experiments/language_model.py --seeds 0    this seed alone; several processes may share the work
 
 Notebook 10 takes its model, data and loop from here. Names come from files/data/names, one language a task; the first
