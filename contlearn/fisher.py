@@ -133,7 +133,8 @@ def kronecker_fisher(
     2018, arXiv:1805.07810). Of a convolution, a are the patches, summed over their places, while g gᵀ is averaged over
     them (Grosse and Martens 2016, arXiv:1602.01407, theorem 1). A linear layer called on sequences is treated likewise,
     as if its positions were independent, too: the *expand* approximation of Eschenhagen et al. 2023 (arXiv:2311.00636),
-    meant for models with a loss at each token, and exact for one linear layer whose G is the same for all tokens. Their
+    meant for models with a loss at each token, and exact for one linear layer whose G is the same for all tokens.
+    Tokens that are left out are no samples of A and G, where nothing else depends on them. Their
     *reduce*, for models that average over positions first, is not built.
 
     Normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and layers of which
@@ -163,8 +164,9 @@ def kronecker_fisher(
         for name, squares in step.squares(plain, factored):
             diagonal[name] = diagonal[name] + squares if name in diagonal else squares
         for layer in factored:
-            a, g = layer.products()
-            places = layer.outputs.numel() // len(g)
+            counted = layer.counted(step.first[layer], step.vectors.used)
+            a, g = layer.products(counted)
+            places = layer.outputs.numel() // len(g) if counted is None else int(counted.sum())
             if layer.name in sums:
                 old = sums[layer.name]
                 a, g, places = old[0] + a, old[1] + g, old[2] + places

@@ -124,9 +124,17 @@ class Layer:
         rows = self.gradients(g)[:, 0].mT.flatten(0, 1)  # (N·T, O)
         self._add("G", rows.T @ rows)
 
-    def products(self) -> tuple[Tensor, Tensor]:
+    def counted(self, g: Tensor, used: Tensor | None) -> Tensor | None:
+        """Which positions (N, T) are samples of a and g, None if all: those of padding, where ∂/∂z is 0, are not."""
+        if used is None or not isinstance(self.module, nn.Linear) or g.shape[:-1] != used.shape:
+            return None
+        return used | g.ne(0).any(-1)
+
+    def products(self, counted: Tensor | None) -> tuple[Tensor, Tensor]:
         """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, and Σ_n Σ_v Σ_t g gᵀ."""
         a = self.patches()[:, 0].mT.flatten(0, 1)  # (N·T, I)
+        if counted is not None:
+            a = a[counted.flatten()]
         if "bias" in self.names:
             a = torch.cat((a, a.new_ones(len(a), 1)), 1)
         return a.T @ a, self._sums["G"]

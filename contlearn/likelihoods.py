@@ -42,6 +42,7 @@ class Vectors(Sequence[Tensor]):
     Attributes:
         says: which outputs matter, in their shape: all but those of impossible classes and of tokens left out.
         units: the number of images, or of tokens, that the average is over.
+        used: (N, T), which tokens these are; None where there are no tokens.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Vectors(Sequence[Tensor]):
         make: Callable[[int, slice], Tensor],
         says: Tensor,
         units: int,
+        used: Tensor | None = None,
         images: range | None = None,
     ) -> None:
-        self.number, self.make, self.says, self.units = number, make, says, units
+        self.number, self.make, self.says, self.units, self.used = number, make, says, units, used
         self.images = range(len(says)) if images is None else images
 
     def __len__(self) -> int:
@@ -71,7 +73,7 @@ class Vectors(Sequence[Tensor]):
 
     def of(self, images: slice) -> "Vectors":
         """Those of some of the images."""
-        return Vectors(self.number, self.make, self.says, self.units, self.images[images])
+        return Vectors(self.number, self.make, self.says, self.units, self.used, self.images[images])
 
 
 def categorical(
@@ -131,7 +133,7 @@ def categorical(
         v /= len(drawn) ** 0.5  # the squares of several draws are averaged, eq. (4.5)
         return v.to(outputs.dtype)
 
-    return Vectors(len(drawn), make, says, units)
+    return Vectors(len(drawn), make, says, units, used if tokens else None)
 
 
 def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, units: int, dtype: torch.dtype) -> Vectors:
@@ -153,7 +155,7 @@ def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, units: int, dtype:
         v *= (p[images, t, c].sqrt() * used[images, t])[:, None, None]
         return v.to(dtype)
 
-    return Vectors(classes * positions, make, says, units)
+    return Vectors(classes * positions, make, says, units, used if p.ndim == 3 else None)
 
 
 def _true(logits: Tensor, labels: Tensor | None, used: Tensor) -> Tensor:

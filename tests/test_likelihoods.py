@@ -20,20 +20,21 @@ IMAGES = torch.randn(N, 4, generator=GENERATOR, dtype=torch.float64)
 
 
 class Language(nn.Module):
-    """A causal model of T words: embedding (no closed form), attention over what came before, norm, linear head."""
+    """A causal model of T words: embedding (no closed form), attention over what came before, norm, linear layers."""
 
     def __init__(self, classes: int = C) -> None:
         super().__init__()
         self.words = nn.Embedding(7, 4)
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.norm = nn.LayerNorm(4)
+        self.mix = nn.Linear(4, 4)
         self.head = nn.Linear(4, classes)
 
     def forward(self, words: Tensor) -> Tensor:
         x = self.words(words)
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
         x = self.norm(x + self.attention(x, x, x, attn_mask=later, need_weights=False)[0])
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.head(self.mix(x).tanh())
         return logits
 
 
@@ -171,6 +172,22 @@ def test_factors_of_tokens_are_exact_where_all_tokens_have_one_g() -> None:
     assert torch.allclose(
         torch.kron(factors.g, factors.a), torch.kron(p.diag() - p.outer(p), inputs.T @ inputs / (N * T)), atol=1e-12
     )
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_padding_changes_no_factor(estimator: Estimator) -> None:
+    """Sequences of different lengths, padded, give what they give one by one and cut to their lengths."""
+    model, words, labels = case("categorical")
+    lengths = [3, 1, 2, 3, 2]
+    padded = torch.stack([y.abs().clamp(max=C - 1).where(torch.arange(T) < n, -100) for y, n in zip(labels, lengths)])
+    found = kronecker_fisher(model, [(words, padded)], estimator)
+    cut = [(words[i : i + 1, :n], padded[i : i + 1, :n]) for i, n in enumerate(lengths)]
+    expected = kronecker_fisher(model, cut, estimator)
+    assert list(found.factors) == list(expected.factors) == ["mix", "head"]
+    for name, factors in expected.factors.items():
+        assert torch.allclose(found.factors[name].a, factors.a, atol=1e-12)
+        assert torch.allclose(found.factors[name].g, factors.g, atol=1e-12)
+    oracles.assert_close(found.diagonal, expected.diagonal, 1e-10)
 
 
 def test_one_token_is_one_image() -> None:

@@ -106,6 +106,7 @@ MUTANTS = {
     "one vector for all tokens": Mutant(
         "likelihoods", "return Vectors(classes * positions, make", "return Vectors(classes, make", "observed and cat"
     ),
+    "padding among the samples of A": Mutant("layers", "a = a[counted.flatten()]", "pass", "padding", "likelihoods"),
     "variance for the standard deviation": Mutant(
         "likelihoods", "_exact_independent((p * (1 - p)).sqrt()", "_exact_independent(p * (1 - p)", "observed and bern"
     ),
