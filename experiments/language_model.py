@@ -15,15 +15,15 @@ of Matena and Raffel 2022 (arXiv:2111.09832). Every run is written as soon as it
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import results
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from contlearn import EWC
-from contlearn.fisher import Factors, KroneckerFisher, uniform
+from contlearn import EWC, kronecker_fisher
+from contlearn.fisher import KroneckerFisher, uniform
 
 NAMES = Path(__file__).parent.parent / "files" / "data" / "names"
 LANGUAGES = ("Italian", "Turkish", "Finnish", "Irish")  # in the order in which they are learnt
@@ -166,35 +166,11 @@ def diagonal_of_tokens(model: nn.Module, part: Part, seed: int = 0, empirical: b
     return {name: f / places for name, f in fisher.items()}
 
 
-def kronecker_of_tokens(model: nn.Module, part: Part, diagonal: Mapping[str, Tensor], seed: int = 0) -> KroneckerFisher:
-    """A = E[a aᵀ] and G = E[g gᵀ] of each linear layer over all places: *expand*, Eschenhagen et al. 2023,
-    arXiv:2311.00636. Embeddings and normalisations keep their diagonal.
-    """
+def kronecker_of_tokens(model: nn.Module, part: Part, seed: int = 0) -> KroneckerFisher:
+    """The library's factors, with one draw for all places of a name."""
+    batches = list(zip(*(t.split(100) for t in part), strict=True))
     generator = torch.Generator().manual_seed(seed)
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    hooks = [
-        layer.register_forward_hook(lambda _, a, z, name=name: seen.__setitem__(name, (a[0], z)))
-        for name, layer in layers.items()
-    ]
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
-    places = 0
-    for letters, following in zip(*(t.split(64) for t in part), strict=True):
-        kept = following >= 0
-        logits = model(letters)[kept]
-        loss = token_loss(logits, drawn(logits, generator), "sum")
-        gradients = torch.autograd.grad(loss, [seen[name][1] for name in layers])
-        for name, gradient in zip(layers, gradients, strict=True):
-            inputs, g = seen[name][0][kept].detach(), gradient[kept]
-            a = torch.cat((inputs, torch.ones(len(inputs), 1)), 1)
-            old = sums.get(name, (0, 0))
-            sums[name] = (old[0] + a.T @ a, old[1] + g.T @ g)
-        places += int(kept.sum())
-    for hook in hooks:
-        hook.remove()
-    own = {name: (f"{name}.weight", f"{name}.bias") for name in layers}
-    factors = {name: Factors(a / places, g / places, own[name]) for name, (a, g) in sums.items()}
-    return KroneckerFisher(factors, {name: f for name, f in diagonal.items() if name.rsplit(".", 1)[0] not in layers})
+    return kronecker_fisher(model, batches, "sample", generator=generator, progress=False)
 
 
 class Adapted(nn.Module):
@@ -268,7 +244,7 @@ def one_seed(runs: results.Runs, tasks: list[Language], seed: int) -> None:
     fishers: dict[str, dict[str, Tensor] | KroneckerFisher] = {
         "L2": uniform(diagonal),
         "EWC": diagonal,
-        "Kronecker": kronecker_of_tokens(start, first.train, diagonal, seed),
+        "Kronecker": kronecker_of_tokens(start, first.train, seed),
     }
     unprotected = copy.deepcopy(start)
     learn(unprotected, second.train, seed=seed + 100)
@@ -305,10 +281,10 @@ def one_seed(runs: results.Runs, tasks: list[Language], seed: int) -> None:
             if k:
                 learn(model, task.train, seed=seed + 100 * k, ewc=ewc)
             if strength and k < len(tasks) - 1:
-                found = diagonal_of_tokens(model, task.train, seed)
-                kronecker = method == "Kronecker"
-                fisher = kronecker_of_tokens(model, task.train, found, seed) if kronecker else found
-                ewc.add(uniform(found) if method == "L2" else fisher, dict(model.named_parameters()))
+                found: Any = (kronecker_of_tokens if method == "Kronecker" else diagonal_of_tokens)(
+                    model, task.train, seed
+                )
+                ewc.add(uniform(found) if method == "L2" else found, dict(model.named_parameters()))
         keep(method, model, strength, many=len(tasks))
 
 
