@@ -10,8 +10,10 @@ from torch.autograd.function import once_differentiable
 
 from contlearn.fisher import KroneckerFisher, diagonal_fisher, kronecker_fisher
 from contlearn.likelihoods import Estimator, Likelihood
+from contlearn.models import Masked
 from contlearn.per_image import Forward
 from contlearn.quadratics import Diagonal, Kronecker
+from contlearn.ranks import unwrapped
 
 Anchor = Literal["optima", "latest"]
 Structure = Literal["diagonal", "kronecker"]
@@ -112,12 +114,17 @@ class EWC:
         """Add a task: its θ* is the model's weights now, its F is measured on all images of `loader`.
 
         Call it when training on the task is over, with the task's training data. The data are not needed again.
-        The arguments are those of `diagonal_fisher`.
+        The arguments are those of `diagonal_fisher`. Under `torch.distributed`, call it on every rank, each with images
+        of its own: F is that of all of them, and the same on each.
+
+        Parameters go by their names inside `DistributedDataParallel`, `torch.compile` and `Masked`, so that what is
+        consolidated with a wrapper protects the model without it, and the other way round.
 
         Raises:
             ValueError, FloatingPointError: as `diagonal_fisher` and `kronecker_fisher`, or a parameter has changed its
                 shape since an earlier task. Nothing is added then.
         """
+        model = unwrapped(model)
         measure = kronecker_fisher if self.structure == "kronecker" else diagonal_fisher
         fisher: Any = measure(
             model,
@@ -129,7 +136,21 @@ class EWC:
             generator=generator,
             progress=progress,
         )
-        self.add(fisher, dict(model.named_parameters()))
+        outside, inside = dict(model.named_parameters()), _inside(model)
+        name_of = {id(p): name for name, p in inside.items()}
+
+        def renamed(diagonal: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name_of[id(outside[name])]: f for name, f in diagonal.items()}
+
+        if isinstance(fisher, KroneckerFisher):
+            own = [
+                f._replace(parameters=(*renamed(dict.fromkeys(f.parameters, f.a)),)) for f in fisher.factors.values()
+            ]
+            factors = {f.parameters[0].rpartition(".")[0]: f for f in own}
+            fisher = KroneckerFisher(factors, renamed(fisher.diagonal))
+        else:
+            fisher = renamed(fisher)
+        self.add(fisher, inside)
 
     def add(self, fisher: Mapping[str, Tensor] | KroneckerFisher, anchor: Mapping[str, Tensor]) -> None:
         """Add a task of which F, in this EWC's structure, and θ* are known already; as `diagonal_fisher` and
@@ -163,15 +184,19 @@ class EWC:
         return value
 
     @torch.no_grad()
-    def add_gradient(self, model: nn.Module) -> None:
+    def add_gradient(self, model: nn.Module, scale: float = 1.0) -> None:
         """Add the penalty's gradient λ S (θ − μ), eq. (5.4), to the `.grad` of each parameter, in place.
 
         Between `loss.backward()` and the optimiser's step, it does what adding `penalty` to the loss does, for less.
+        With a `GradScaler`, gradients are multiplied by its scale until `scaler.unscale_(optimizer)`: call this after
+        that, or give it `scale=scaler.get_scale()`. Else the penalty is divided by the scale, and protects nothing.
 
         Raises:
-            ValueError: as `penalty`.
+            ValueError: as `penalty`, or `scale` is not positive and finite.
         """
-        self.quadratic.add_pull(self._matched(model), self.importance)
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale={scale}: expected what the loss was multiplied by, such as scaler.get_scale()")
+        self.quadratic.add_pull(self._matched(model), self.importance * scale)
 
     @torch.no_grad()
     def proximal_step(self, model: nn.Module, lr: float) -> None:
@@ -208,7 +233,7 @@ class EWC:
         Raises:
             ValueError: the model lacks a parameter, or has it changed in another way. Nothing is changed then.
         """
-        own = dict(model.named_parameters())
+        own = _inside(model)
         missing = [name for name in self.center if name not in own]
         if missing:
             raise ValueError(f"the model has no parameter {missing[0]!r}; it has {', '.join(own)}")
@@ -248,8 +273,10 @@ class EWC:
 
     def _matched(self, model: nn.Module) -> list[nn.Parameter]:
         """The consolidated parameters of the model, in the order of `center`."""
-        own = dict(model.named_parameters())
+        own = _inside(model)
         center = self.center
+        if own.keys().isdisjoint(center):
+            own = dict(model.named_parameters())  # F was added by hand, under the names that a wrapper gives
         for name, m in center.items():
             p = own.get(name)
             if p is None or p.shape != m.shape:
@@ -262,6 +289,14 @@ class EWC:
             if p.device != m.device:
                 raise ValueError(f"the model is on {p.device}, EWC on {m.device}: call ewc.to({str(p.device)!r})")
         return [own[name] for name in center]
+
+
+def _inside(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by the names that they have inside all wrappers."""
+    model = unwrapped(model)
+    while isinstance(model, Masked):
+        model = unwrapped(model.model)
+    return dict(model.named_parameters())
 
 
 class _Penalty(torch.autograd.Function):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from contlearn import ranks
 from contlearn.likelihoods import Estimator, Likelihood
 from contlearn.per_image import Forward
 from contlearn.sweep import Sweep
@@ -43,6 +44,9 @@ def diagonal_fisher(
     shared weights, attention's packed projection) are differentiated image by image, batched by `torch.func.vmap` or,
     where that cannot be (recurrent layers), in a loop. Whatever is fast is compared with plain autograd on single
     images of every batch, and given up for the slower way, with a warning, where it differs.
+
+    Under `torch.distributed`, every rank calls this with images of its own; sums and numbers of images are added up, so
+    that all ranks hold the same F, that of all their images. What fails on one rank fails on all.
 
     Memory, beside the model and the reader's batch: F, one gradient, two of the largest parameter, and twice the larger
     of 64 MiB and what one image needs (activations, patches, gradients); small batches are joined, and large ones cut,
@@ -77,15 +81,16 @@ def diagonal_fisher(
             change each other's logits, or logits that depend on a trainable parameter which no gradient reaches.
         FloatingPointError: an output is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
     """
-    sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
-    fisher = {name: torch.zeros_like(p, dtype=_real(p)) for name, p in sweep.trainable.items()}
-    count = 0  # images, or tokens
-    for step in sweep.over(loader, progress):
-        for name, squares in step.squares(step.layers):
-            fisher[name] += squares
-        count += step.vectors.units
-    _require_units(count)
-    return {name: total / count for name, total in fisher.items()}
+    with ranks.all_or_none():
+        sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
+        fisher = {name: torch.zeros_like(p, dtype=_real(p)) for name, p in sweep.trainable.items()}
+        count = 0  # images, or tokens
+        for step in sweep.over(loader, progress):
+            for name, squares in step.squares(step.layers):
+                fisher[name] += squares
+            count += step.vectors.units
+    count = _units(count)
+    return {name: ranks.total(squares) / count for name, squares in fisher.items()}
 
 
 def uniform(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -145,48 +150,59 @@ def kronecker_fisher(
     Raises:
         ValueError: also if a layer has factors for some batches, and is used in another way by others.
     """
-    sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of each layer Σ a aᵀ, Σ g gᵀ, and the number of positions
     names: dict[str, tuple[str, ...]] = {}
     diagonal: dict[str, Tensor] = {}
-    count = 0  # images, or tokens
-    for step in sweep.over(loader, progress):
-        factored = [layer for layer in step.layers if layer.factored]
-        own = {name for layer in factored for name in layer.names.values()}
-        before = {name for parameters in names.values() for name in parameters}
-        if own & diagonal.keys() or before & (step.used - own):
-            raise ValueError(
-                f"with inputs of shape {step.batch.shapes()[0]} the layers that have Kronecker factors are "
-                f"{[layer.name for layer in factored]}, but before they were {list(names)}; structure='diagonal' takes "
-                "both"
-            )
-        plain = [layer for layer in step.layers if not layer.factored]
-        for name, squares in step.squares(plain, factored):
-            diagonal[name] = diagonal[name] + squares if name in diagonal else squares
-        for layer in factored:
-            counted = layer.counted(step.first[layer], step.vectors.used)
-            a, g = layer.products(counted)
-            places = layer.outputs.numel() // len(g) if counted is None else int(counted.sum())
-            if layer.name in sums:
-                old = sums[layer.name]
-                a, g, places = old[0] + a, old[1] + g, old[2] + places
-            sums[layer.name], names[layer.name] = (a, g, places), tuple(layer.names.values())
-        count += step.vectors.units
-    _require_units(count)
+    count = 0
+    with ranks.all_or_none():
+        sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
+        for step in sweep.over(loader, progress):
+            factored = [layer for layer in step.layers if layer.factored]
+            own = {name for layer in factored for name in layer.names.values()}
+            before = {name for parameters in names.values() for name in parameters}
+            if own & diagonal.keys() or before & (step.used - own):
+                raise ValueError(
+                    f"with inputs of shape {step.batch.shapes()[0]} the layers that have Kronecker factors are "
+                    f"{[layer.name for layer in factored]}, but before they were {list(names)}; structure='diagonal' "
+                    "takes both"
+                )
+            plain = [layer for layer in step.layers if not layer.factored]
+            for name, squares in step.squares(plain, factored):
+                diagonal[name] = diagonal[name] + squares if name in diagonal else squares
+            for layer in factored:
+                counted = layer.counted(step.first[layer], step.vectors.used)
+                a, g = layer.products(counted)
+                places = layer.outputs.numel() // len(g) if counted is None else int(counted.sum())
+                if layer.name in sums:
+                    old = sums[layer.name]
+                    a, g, places = old[0] + a, old[1] + g, old[2] + places
+                sums[layer.name], names[layer.name] = (a, g, places), tuple(layer.names.values())
+            count += step.vectors.units
+    with ranks.all_or_none():
+        kinds = ranks.gathered(names)
+        if any(other != names for other in kinds):
+            raise ValueError(f"the ranks have Kronecker factors of different layers: {[list(kind) for kind in kinds]}")
+    count = _units(count)
     named = {name for parameters in names.values() for name in parameters}
     return KroneckerFisher(
-        {name: Factors(a / count, g / places, names[name]) for name, (a, g, places) in sums.items()},
         {
-            name: diagonal[name] / count if name in diagonal else torch.zeros_like(p, dtype=_real(p))
+            name: Factors(ranks.total(a) / count, ranks.total(g) / sum(ranks.gathered(places)), names[name])
+            for name, (a, g, places) in ((name, sums[name]) for name in kinds[0])
+        },
+        {
+            name: ranks.total(diagonal.get(name, torch.zeros_like(p, dtype=_real(p)))) / count
             for name, p in sweep.trainable.items()
             if name not in named
         },
     )
 
 
-def _require_units(count: int) -> None:
+def _units(own: int) -> int:
+    """The number of images, or tokens, of all ranks."""
+    count: int = sum(ranks.gathered(own))
     if count == 0:
         raise ValueError("every token of the loader is labelled -100, so there is nothing to measure F on")
+    return count
 
 
 def _real(p: Tensor) -> torch.dtype:

@@ -20,6 +20,16 @@ _Node = Any  # of autograd's graph
 
 
 _LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d
+_REORDERING = (
+    "Index",
+    "Gather",
+    "Scatter",
+    "MaskedSelect",
+    "MaskedScatter",
+    "Take",
+    "Sort",
+    "Put",
+)  # of autograd's nodes
 _NORMALISING = nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 
 
@@ -203,9 +213,10 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
 
 def connected(
     layers: Iterable[Layer], logits: Tensor, images: int, parameters: Mapping[str, Tensor]
-) -> tuple[list[Layer], set[str]]:
+) -> tuple[list[Layer], set[str], bool]:
     """Judged by autograd's graph of the last pass: the layers that saw as many inputs as there are images, and whose
-    output lies on every path from the logits to their parameters; and the names of the parameters with a path.
+    output lies on every path from the logits to their parameters; the names of the parameters with a path; and whether
+    rows may change places on the way to the logits, from one pass to the next in another way.
     """
     consumers, leaves = _graph(logits)
 
@@ -227,7 +238,8 @@ def connected(
             for name in layer.names.values()
         )
     ]
-    return found, {name for name, p in parameters.items() if id(p) in leaves}
+    reorders = any(node.name().startswith(_REORDERING) for node in consumers if node is not None)
+    return found, {name for name, p in parameters.items() if id(p) in leaves}, reorders
 
 
 def _graph(logits: Tensor) -> tuple[dict[_Node, list[_Node]], dict[int, _Node]]:

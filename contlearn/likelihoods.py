@@ -89,6 +89,8 @@ def categorical(
         ValueError: there is one logit only, labels have another shape, `"empirical"` has no labels or some without a
             logit, or `"exact"` would take more than 4,096 backward passes for the tokens of an image.
     """
+    if not outputs.is_floating_point():
+        raise ValueError(f"the model must return real numbers as logits, got {outputs.dtype}")
     if outputs.ndim not in (2, 3) or (outputs.ndim == 3 and labels is not None and labels.ndim == 1):
         raise ValueError(
             f"the model must return logits of shape ({len(outputs)}, classes), or ({len(outputs)}, tokens, classes), "
@@ -140,20 +142,21 @@ def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, units: int, dtype:
     classes, positions = p.shape[-1], math.prod(p.shape[1:-1])
     if p.ndim == 3:
         _refuse_absurd(classes * positions, f"{positions} tokens × {classes} classes")
+    every = torch.arange(len(p), device=p.device)
+    p, used = p.view(len(p), positions, classes), used.view(len(p), positions)
+    # The vector that comes first is what the proof looks at: of each image the last token, which has seen the others,
+    # and there the class with the longest vector. A class that is masked out, or padding, would prove nothing.
+    last = (used * torch.arange(1, positions + 1, device=p.device)).argmax(1)
+    loudest = p[every, last].square().sum(-1, keepdim=True).sub(2 * p[every, last]).add(1).mul(p[every, last]).argmax(1)
 
     def make(k: int, images: slice) -> Tensor:
-        c = k % classes
-        if p.ndim == 2:
-            v = -p[images]
-            v[:, c] += 1
-            v *= p[images, c, None].sqrt()  # √p_c (e_c − p), eq. (4.3) and eq. (4.8)
-            return v.to(dtype)
-        t = positions - 1 - k // classes  # the last token comes first: what the proof looks at has seen all others
+        n = every[images]
+        t, c = _exchanged(k // classes, last[images]), _exchanged(k % classes, loudest[images])
         v = torch.zeros_like(p[images])
-        v[:, t] -= p[images, t]
-        v[:, t, c] += 1
-        v *= (p[images, t, c].sqrt() * used[images, t])[:, None, None]
-        return v.to(dtype)
+        v[n - images.start, t] = -p[n, t]
+        v[n - images.start, t, c] += 1
+        v *= (p[n, t, c].sqrt() * used[n, t])[:, None, None]  # √p_c (e_c − p), eq. (4.3) and eq. (4.8)
+        return v.view(-1, *says.shape[1:]).to(dtype)
 
     return Vectors(classes * positions, make, says, units, used if p.ndim == 3 else None)
 
@@ -248,7 +251,7 @@ def check_choices(likelihood: str, estimator: str, samples: int) -> None:
         raise ValueError(f"likelihood={likelihood!r}: expected one of {names}")
     if estimator not in get_args(Estimator):
         raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}")
-    if samples < 1 or (samples != 1 and estimator != "sample"):
+    if not isinstance(samples, int) or samples < 1 or (samples != 1 and estimator != "sample"):
         raise ValueError(f"samples={samples}: expected 1, or with estimator='sample' the number of draws an image")
 
 
@@ -256,13 +259,20 @@ def _exact_independent(root: Tensor, dtype: torch.dtype) -> Vectors:
     """One vector an output: its standard deviation there, zero elsewhere."""
     outputs = root[0].numel()
     _refuse_absurd(outputs, f"{outputs} outputs")
+    rows = root.reshape(len(root), outputs)
+    loudest = rows.argmax(1)  # comes first: see above
 
     def make(k: int, images: slice) -> Tensor:
-        v = torch.zeros_like(root[images])
-        v.view(len(v), -1)[:, k] = root[images].reshape(len(v), -1)[:, k]
-        return v.to(dtype)
+        own = _exchanged(k, loudest[images])[:, None]
+        v = torch.zeros_like(rows[images]).scatter_(1, own, rows[images].gather(1, own))
+        return v.view(-1, *root.shape[1:]).to(dtype)
 
     return Vectors(outputs, make, torch.ones_like(root, dtype=torch.bool), len(root))
+
+
+def _exchanged(k: int, first: Tensor) -> Tensor:
+    """The number k for each image, in an order in which `first` and 0 have changed places."""
+    return first if k == 0 else torch.full_like(first, k).masked_fill_(first == k, 0)
 
 
 def _differences(drawn: Tensor, mean: Tensor, dtype: torch.dtype) -> Vectors:

@@ -51,7 +51,8 @@ class Masked(nn.Module):
     """A model that may only answer with some of its classes: in task-incremental learning, those of the task at hand.
 
     The logits of all other classes become −10⁹, and so their probabilities zero. The model inside is shared, not
-    copied: what is trained through one mask is seen through every other. Its parameters are called `model.…`.
+    copied: what is trained through one mask is seen through every other. Its parameters are called `model.…`,
+    but `EWC` knows them by their names inside.
 
     Input: what the model takes. Output: logits of the model's shape (N, C).
 

@@ -63,6 +63,10 @@ class Batch:
             for a, b in zip(self.leaves, other.leaves, strict=True)
         )
 
+    def kind(self) -> list[Any]:
+        """Its shapes, and all that is no tensor, such as the number of a task."""
+        return [*self.shapes(), *(repr(leaf) for leaf in self.leaves if not isinstance(leaf, Tensor))]
+
     def shapes(self) -> list[Any]:
         """What two batches have in common for which a model may be expected to do the same."""
         return [tuple(leaf.shape[1:]) for leaf in self.leaves if isinstance(leaf, Tensor)]

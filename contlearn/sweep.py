@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
@@ -37,7 +38,7 @@ class Step:
 
     def __init__(self, sweep: "Sweep", batch: Batch, logits: Tensor, vectors: Vectors) -> None:
         self.sweep, self.batch, self.logits, self.vectors = sweep, batch, logits, vectors
-        self.layers, self.used = connected(sweep.layers, logits, batch.images, sweep.trainable)
+        self.layers, self.used, self.reorders = connected(sweep.layers, logits, batch.images, sweep.trainable)
         self.first: dict[Layer, Tensor] = {}  # ∂/∂z for the first vector, which the proof needs before all others
 
     def backward(self, layers: list[Layer], v: Tensor) -> dict[Layer, Tensor]:
@@ -73,6 +74,7 @@ class Sweep:
         generator: torch.Generator | None,
     ) -> None:
         check_choices(likelihood, estimator, samples)
+        model = model.module if isinstance(model, DistributedDataParallel) else model  # whose forward waits for others
         self.model, self.estimator, self.likelihood = model, estimator, likelihood
         self.samples, self.generator = samples, generator
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -160,7 +162,12 @@ class Sweep:
         for layer in self.layers:
             layer.listen()
         versions = [leaf._version for leaf in batch.leaves if isinstance(leaf, Tensor)]
-        logits, labels = self.classifier(batch.value())
+        returned = self.classifier(batch.value())
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ValueError(
+                f"forward must return outputs and labels (or None for them), got {type(returned).__name__}"
+            )
+        logits, labels = returned
         for layer in self.layers:
             layer.listening = False
         if versions != [leaf._version for leaf in batch.leaves if isinstance(leaf, Tensor)]:
@@ -175,20 +182,22 @@ class Sweep:
         sent = vectors(self.likelihood, logits, labels, self.estimator, self.samples, self.generator)
         step = Step(self, batch, logits, sent)
         self.passes += 1
-        new = batch.shapes() not in self.known
+        new = batch.kind() not in self.known
         if new:
-            self.known.append(batch.shapes())
+            self.known.append(batch.kind())
             with torch.no_grad():
                 for half in torch.arange(batch.images).flip(0).chunk(2):
                     self._elsewhere(step, half)
             self._refuse_hidden_parameters(step)
+            if logits.grad_fn is None:
+                raise ValueError("the logits depend on no trainable parameter, so there is nothing to measure")
             self._refuse_mixing(batch[-4:])
         else:
             with torch.no_grad():
                 self._elsewhere(step, torch.arange(self.passes % min(16, batch.images), batch.images, 16).flip(0))
         v = step.vectors[0]
         step.first = step.backward(step.layers, v)
-        if new:
+        if new or step.reorders:
             self._distrust(step, self._mixing_layers(step, v))
         loudest = int(v.abs().reshape(len(v), -1).amax(1).argmax())
         for n in sorted({0, batch.images // 2, batch.images - 1, loudest}) if new else [loudest]:
@@ -217,7 +226,7 @@ class Sweep:
 
     def _elsewhere(self, step: Step, images: Tensor) -> Tensor:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
-        logits: Tensor = self.classifier(step.batch.take(images).value())[0]
+        logits = self._quietly(step.batch.take(images))
         images = images.to(logits.device)
         possible, rows = step.vectors.says[images], step.logits[images]  # a masked logit says nothing, and may be huge
         size = rows.masked_fill(~possible, 0).abs().reshape(len(rows), -1).amax(1, keepdim=True)
@@ -225,6 +234,14 @@ class Sweep:
         if not bool((error <= 4 * tolerance(self.coarsest) * size).all()):
             raise ValueError(_MIXED)
         return logits
+
+    def _quietly(self, batch: Batch) -> Tensor:
+        """The logits without a graph, unless `forward` needs one, for hooks on its activations."""
+        try:
+            return self.classifier(batch.value())[0]  # type: ignore[no-any-return]
+        except RuntimeError:
+            with torch.enable_grad():
+                return self.classifier(batch.value())[0].detach()  # type: ignore[no-any-return]
 
     def _mixing_layers(self, step: Step, v: Tensor) -> list[Layer]:
         """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
@@ -269,17 +286,17 @@ class Sweep:
         hidden = {name: p for name, p in self.trainable.items() if name not in step.used}
         if not hidden:
             return
-        image = step.batch[:1].value()
-        before, logits = {name: p.data for name, p in hidden.items()}, self.classifier(image)[0]
+        image = step.batch[:1]
+        before, logits = {name: p.data for name, p in hidden.items()}, self._quietly(image)
         try:
             for p in hidden.values():
                 wave = torch.arange(p.numel(), device=p.device).add(1).cos().view_as(p).to(p.dtype)
                 p.data = p.data * (1 + 1e-3 * wave) + 1e-3 * wave * p.data.abs().mean()
-            moved = not torch.equal(self.classifier(image)[0], logits)
+            moved = not torch.equal(self._quietly(image), logits)
         finally:
             for name, p in hidden.items():
                 p.data = before[name]
-        if moved and torch.equal(self.classifier(image)[0], logits):
+        if moved and torch.equal(self._quietly(image), logits):
             raise ValueError(
                 f"the logits depend on {', '.join(hidden)}, or on some of them, but no gradient reaches them: forward "
                 "runs them under no_grad or inference_mode, detaches what they make, or checkpoints them with "
@@ -349,9 +366,12 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = {leaf.untyped_storage().data_ptr() for leaf in tensors if leaf.layout is torch.strided}
         for each in tree_leaves(result):
-            if isinstance(each, Tensor) and each.untyped_storage().data_ptr() not in given:  # no view, not in place
+            if not isinstance(each, Tensor) or each.layout is not torch.strided:
+                continue
+            if each.untyped_storage().data_ptr() not in given:  # no view, not in place
                 self.numbers += each.numel()
                 if each.is_floating_point() and torch.finfo(each.dtype).eps > torch.finfo(self.coarsest).eps:
                     self.coarsest = each.dtype

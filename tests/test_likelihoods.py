@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import oracles
 import pytest
@@ -291,3 +292,94 @@ def test_what_cannot_be_measured_is_refused(error, message, outputs, targets, op
 def test_outputs_that_are_not_finite_are_refused(likelihood: Likelihood) -> None:
     with pytest.raises(FloatingPointError, match="an output is not finite"):
         diagonal_fisher(nn.Linear(4, 2), [(IMAGES.float() * torch.inf, torch.zeros(N, 2))], likelihood=likelihood)
+
+
+class Experts(nn.Module):
+    """Images are routed by the sign of a number of their own: rows change places between the inputs and the logits."""
+
+    def __init__(self, possible: Tensor) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.possible = possible
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        z = self.experts[0](x[order]).tanh()
+        z = self.experts[1](z)[order.argsort()]
+        return z.masked_fill(~self.possible, -torch.inf)
+
+
+@pytest.mark.filterwarnings("ignore:the closed form of")
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_a_class_that_is_masked_out_hides_no_mistake(estimator: Estimator) -> None:
+    """The vector of the first class is zero here: the proof must look at another."""
+    possible = torch.tensor([False, True, True, True])
+    model = built(Experts(possible))
+    x, y = IMAGES, torch.tensor([1, 2, 3, 1, 2])
+    expected = oracles.fisher(built(Experts(possible)), x, y.tolist(), estimator)
+    oracles.assert_close(diagonal_fisher(model, [(x, y)], estimator), expected, 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:the closed form of")
+def test_rows_that_change_places_in_a_later_batch_only() -> None:
+    """In the first batch the images are in order, so that nothing moves; its shape is known when they are not."""
+    model = built(Experts(torch.ones(4, dtype=torch.bool)))
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(4096, 4, generator=generator, dtype=torch.float64)
+    x[:2048] = x[x[:2048, 0].argsort()]
+    y = torch.randint(0, 4, (4096,), generator=generator)
+    few = torch.arange(2000, 2100)  # the oracle takes its time
+    whole = diagonal_fisher(model, [(x, y)], "empirical")
+    parts = [diagonal_fisher(model, [(x[k : k + 512], y[k : k + 512])], "empirical") for k in range(0, 4096, 512)]
+    oracles.assert_close(whole, {n: torch.stack([p[n] for p in parts]).mean(0) for n in whole}, 1e-10)
+    found = diagonal_fisher(model, [(x[few], y[few])], "empirical")
+    oracles.assert_close(found, oracles.fisher(model, x[few], y[few].tolist(), "empirical"), 1e-10)
+
+
+def test_a_task_that_runs_without_gradients_is_refused_when_it_comes_second() -> None:
+    """What is no tensor, such as the number of a task, tells one kind of batch from another."""
+    model = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)]).double()
+
+    def forward(model: nn.ModuleList, batch: tuple[Tensor, int]) -> tuple[Tensor, None]:
+        x, task = batch
+        with torch.set_grad_enabled(task == 0):
+            z = model[task](x)
+        return z + 0 * model[0](x), None
+
+    with pytest.raises(ValueError, match=r"the logits depend on 1\.weight"):
+        diagonal_fisher(model, [(IMAGES, 0), (IMAGES, 1)], forward=forward)
+
+
+def test_forward_may_hook_its_activations_and_multiply_by_sparse_matrices() -> None:
+    """Both are ordinary; a graph network has its neighbours in a sparse matrix."""
+    links = torch.eye(4, dtype=torch.float64).to_sparse()
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.a(x)
+            z.register_hook(lambda g: g)
+            logits: Tensor = self.b(torch.sparse.mm(links, z.T).T.tanh())
+            return logits
+
+    model = built(Graph())
+    y = [0, 1, 2, 0, 1]
+    expected = oracles.fisher(model, IMAGES, y, "exact")
+    oracles.assert_close(diagonal_fisher(model, [(IMAGES, torch.tensor(y))]), expected, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("message", "model", "options"),
+    [
+        ("outputs and labels", nn.Linear(4, 3), {"forward": lambda m, b: (m(b[0]), b[1], 1)}),
+        ("depend on no trainable", nn.Linear(4, 3), {"forward": lambda m, b: (m(b[0]).detach() * 0, None)}),
+        ("real numbers", nn.Linear(4, 3), {"forward": lambda m, b: (m(b[0]).long(), None)}),
+        ("samples=1.5", nn.Linear(4, 3), {"estimator": "sample", "samples": 1.5}),
+    ],
+)
+def test_forwards_that_are_no_models(message: str, model: nn.Module, options: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        diagonal_fisher(model.double(), [(IMAGES, torch.zeros(N, dtype=torch.int64))], **options)

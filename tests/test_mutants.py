@@ -78,7 +78,7 @@ MUTANTS = {
         "loop and convolution and exact",
     ),
     "classes not weighted by their probability": Mutant(
-        "likelihoods", "v *= p[images, c, None].sqrt()", "pass", "loop and linear and exact", "fisher"
+        "likelihoods", "p[n, t, c].sqrt()", "torch.ones_like(p[n, t, c])", "loop and linear and exact", "fisher"
     ),
     "several draws added up": Mutant("likelihoods", "v /= len(drawn) ** 0.5", "pass", "several_draws", "fisher"),
     "every image meets every label": Mutant(
@@ -107,6 +107,17 @@ MUTANTS = {
         "likelihoods", "return Vectors(classes * positions, make", "return Vectors(classes, make", "observed and cat"
     ),
     "padding among the samples of A": Mutant("layers", "a = a[counted.flatten()]", "pass", "padding", "likelihoods"),
+    "the proof looks at the first class": Mutant(
+        "likelihoods",
+        "return first if k == 0 else",
+        "return torch.full_like(first, k) if True else",
+        "masked_out",
+        "likelihoods",
+    ),
+    "rows keep their places": Mutant(
+        "layers", "reorders = any(", "reorders = False and any(", "later_batch", "likelihoods"
+    ),
+    "each rank for itself": Mutant("ranks", "        dist.all_reduce(tensor)\n", "", "every_rank and 2", "distributed"),
     "variance for the standard deviation": Mutant(
         "likelihoods", "_exact_independent((p * (1 - p)).sqrt()", "_exact_independent(p * (1 - p)", "observed and bern"
     ),
