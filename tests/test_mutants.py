@@ -139,14 +139,14 @@ MUTANTS = {
     ),
     "one image too many counted": Mutant(
         "fisher",
-        "total / count for name, total in fisher",
-        "total / (count + 1) for name, total in fisher",
+        "squares) / count for name, squares in fisher",
+        "squares) / (count + 1) for name, squares in fisher",
         "softmax and hand",
     ),
     "batches counted instead of images": Mutant(
         "fisher",
-        "count += step.batch.images\n    return {",
-        "count += 1\n    return {",
+        "            count += step.vectors.units\n    count = _units(count)\n    return {",
+        "            count += 1\n    count = _units(count)\n    return {",
         "softmax and hand",
     ),
     "last chunk only": Mutant("fisher", "fisher[name] += squares", "fisher[name] = squares", "chunks and mlp"),
@@ -165,7 +165,7 @@ MUTANTS = {
         "sweep", "self._distrust(step, self._mixing_layers(step, v))", "pass", "exchanged"
     ),
     "what logits add up to, instead of each": Mutant(
-        "sweep", "v[n] = torch.linspace(1, 2, logits.shape[1])", "v[n] = 1", "add_up_to_nothing"
+        "sweep", "v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])", "v[n] = 1", "add_up_to_nothing"
     ),
     "a layer that autograd does not reach is believed": Mutant(
         "layers",
@@ -258,8 +258,8 @@ MUTANTS = {
     ),
     "both factors averaged over the places of a convolution": Mutant(
         "fisher",
-        "Factors(a / count, g / places,",
-        "Factors(a / places, g / places,",
+        "Factors(ranks.total(a) / count,",
+        "Factors(ranks.total(a) / sum(ranks.gathered(places)),",
         "loops and conv2d",
         "kronecker",
     ),
