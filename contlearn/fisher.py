@@ -56,9 +56,9 @@ def diagonal_fisher(
     Args:
         model: maps inputs (N, …) to logits (N, C), C ≥ 2, or (N, T, C) for T tokens; for the other likelihoods to
             outputs (N, …); each row from its own input alone.
-        loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T), where −100
-            leaves a token out; targets of the other likelihoods have the outputs' shape. Only `"empirical"` looks at
-            their values. How images are grouped into batches changes nothing in the result.
+        loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
+            an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Else only `"empirical"`
+            looks at their values. How images are grouped into batches changes nothing in the result.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for
@@ -170,9 +170,7 @@ def kronecker_fisher(
             for name, squares in step.squares(plain, factored):
                 diagonal[name] = diagonal[name] + squares if name in diagonal else squares
             for layer in factored:
-                counted = layer.counted(step.first[layer], step.vectors.used)
-                a, g = layer.products(counted)
-                places = layer.outputs.numel() // len(g) if counted is None else int(counted.sum())
+                a, g, places = layer.products()
                 if layer.name in sums:
                     old = sums[layer.name]
                     a, g, places = old[0] + a, old[1] + g, old[2] + places
@@ -201,7 +199,7 @@ def _units(own: int) -> int:
     """The number of images, or tokens, of all ranks."""
     count: int = sum(ranks.gathered(own))
     if count == 0:
-        raise ValueError("every token of the loader is labelled -100, so there is nothing to measure F on")
+        raise ValueError("everything in the loader is labelled -100, so there is nothing to measure F on")
     return count
 
 

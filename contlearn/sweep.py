@@ -55,7 +55,7 @@ class Step:
             for layer in plain:
                 layer.add_squares(found[layer], _BUDGET)
             for layer in factored:
-                layer.add_products(found[layer])
+                layer.add_products(found[layer], self.vectors.used)
         for layer in plain:
             yield from layer.squares().items()
         yield from self.sweep.others(self)
@@ -111,7 +111,9 @@ class Sweep:
             ) as bar,
         ):
             for batch in self._regrouped(self._stream(loader, device, bar)):
-                yield self._step(batch)
+                step = self._step(batch)
+                if step is not None:
+                    yield step
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True
@@ -177,9 +179,11 @@ class Sweep:
             raise ValueError(f"the model must return logits of shape ({batch.images}, classes), got {found}")
         return logits, labels
 
-    def _step(self, batch: Batch) -> Step:
+    def _step(self, batch: Batch) -> Step | None:
         logits, labels = self._logits(batch)
         sent = vectors(self.likelihood, logits, labels, self.estimator, self.samples, self.generator)
+        if sent.units == 0:  # all is left out: nothing to add, and nothing that could prove anything
+            return None
         step = Step(self, batch, logits, sent)
         self.passes += 1
         new = batch.kind() not in self.known
