@@ -46,7 +46,8 @@ def diagonal_fisher(
     images of every batch, and given up for the slower way, with a warning, where it differs.
 
     Under `torch.distributed`, every rank calls this with images of its own; sums and numbers of images are added up, so
-    that all ranks hold the same F, that of all their images. What fails on one rank fails on all.
+    that all ranks hold the same F, that of all their images. What fails on one rank fails on all. A model in shards
+    (`fully_shard`) is refused: measure F on a copy that is whole.
 
     Memory, beside the model and the reader's batch: F, one gradient, two of the largest parameter, and twice the larger
     of 64 MiB and what one image needs (activations, patches, gradients); small batches are joined, and large ones cut,
@@ -76,11 +77,13 @@ def diagonal_fisher(
         are left as they were found. A compiled model is run uncompiled.
 
     Raises:
-        ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a single logit, `"exact"` where an
-            image needs more than 4,096 backward passes, model and data that do not fit together, images of a batch that
-            change each other's logits, or logits that depend on a trainable parameter which no gradient reaches.
+        ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a model in shards, ranks that hold
+            different weights, a single logit, `"exact"` where an image needs more than 4,096 backward passes, model and
+            data that do not fit together, images of a batch that change each other's logits, or logits that depend on a
+            trainable parameter which no gradient reaches.
         FloatingPointError: an output is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
     """
+    ranks.require_one_model(model)
     with ranks.all_or_none():
         sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
         fisher = {name: torch.zeros_like(p, dtype=_real(p)) for name, p in sweep.trainable.items()}
@@ -154,6 +157,7 @@ def kronecker_fisher(
     names: dict[str, tuple[str, ...]] = {}
     diagonal: dict[str, Tensor] = {}
     count = 0
+    ranks.require_one_model(model)
     with ranks.all_or_none():
         sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
         for step in sweep.over(loader, progress):
