@@ -389,6 +389,9 @@ def test_right_steps_with_a_scaler_pass(way: str) -> None:
     ewc.consolidate(model, [(x.float(), y)])
     optimizer, another = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD(other.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu")
+    with torch.no_grad():
+        model[0].weight += 0.1
+    ewc.add_gradient(model)  # twice, for one step
     ewc.add_gradient(model)
     model.zero_grad()
     for _ in range(6):
