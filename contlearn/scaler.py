@@ -54,7 +54,8 @@ def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if not _watched:
         return
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    taken, others = [], []
+    taken: list[_Number] = []
+    others: list[_Number] = []
     for number in _watched:
         p = number.parameter()
         (taken if p is None or id(p) in own else others).append(number)

@@ -27,7 +27,7 @@ ewc = EWC(importance=300)
 tasks = load_mnist(), load_fashion_mnist()
 for task in tasks:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(3):
+    for _ in range(5):
         for images, labels in own(task, batch_size=64, shuffle=True):  # drop_last: all ranks take the same steps
             optimizer.zero_grad()
             cross_entropy(model(images), labels).backward()  # DistributedDataParallel averages over the ranks here

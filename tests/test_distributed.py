@@ -288,8 +288,8 @@ def test_the_example_runs_under_torchrun(tmp_path: Path) -> None:
     before, after = (
         [float(value) for value in re.findall(r"([\d.]+) %", line)] for line in printed.strip().splitlines()
     )
-    assert before[0] > 85
-    assert min(after[0] - 70, after[1] - 60) > 0, printed
+    assert before[0] > 80
+    assert min(after[0] - 70, after[1] - 65) > 0, printed
     model, ewc = contlearn.MLP(), EWC(importance=0)
     load_checkpoint(tmp_path / "runs" / "several_processes.pt", model=model, ewc=ewc)
     assert ewc.tasks == 2

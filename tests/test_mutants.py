@@ -132,12 +132,16 @@ MUTANTS = {
     "rows keep their places": Mutant(
         "layers", "reorders = any(", "reorders = False and any(", "later_batch", "likelihoods"
     ),
+    "a divided penalty passes unseen": Mutant(
+        "scaler", "if scale >= _SMALLEST:", "if scale >= 1e9:", "scaler_divides", "distributed"
+    ),
+    "a mask hides tokens": Mutant("models", "hidden[self.classes] = False", "pass", "mask_of_classes", "likelihoods"),
     "each rank for itself": Mutant("ranks", "        dist.all_reduce(tensor)\n", "", "every_rank and 2", "distributed"),
     "variance for the standard deviation": Mutant(
-        "likelihoods", "_exact_independent((p * (1 - p)).sqrt()", "_exact_independent(p * (1 - p)", "observed and bern"
+        "likelihoods", "_exact_independent((p * rest).sqrt()", "_exact_independent(p * rest", "observed and bern"
     ),
     "a Gaussian's noise around the output": Mutant(
-        "likelihoods", "_differences(noise, torch.zeros_like(z)", "_differences(noise, z", "sample_has and gauss"
+        "likelihoods", "n: noise[k, n], outputs", "n: noise[k, n] - z[n], outputs", "sample_has and gauss"
     ),
     "draws of a Bernoulli always yes": Mutant(
         "likelihoods", "torch.bernoulli(p, generator=generator)", "torch.ones_like(p)", "sample_has and bern"
@@ -214,7 +218,7 @@ MUTANTS = {
     ),
     "memory of another precision": Mutant(
         "quadratics",
-        "if [o.dtype for o in self._offsets] != [p.dtype for p in parameters]:",
+        "if [(o.dtype, o.shape) for o in self._offsets] != [(p.dtype, p.shape) for p in own]:",
         "if not self._offsets:",
         "another_precision",
     ),
@@ -259,7 +263,7 @@ MUTANTS = {
         "quadratics", "center[name] = f.clone(), theta.clone()", "center[name] = f.clone(), theta", "right_after_it"
     ),
     "weights compared with themselves": Mutant(
-        "quadratics", "offsets = [p - m for p, m", "offsets = [p - p for p, m", "half_by_hand"
+        "quadratics", "offsets = [local(p) - local(m)", "offsets = [local(p) - local(p)", "half_by_hand"
     ),
     "η missing in the proximal step": Mutant(
         "ewc", "lr * self.importance)", "self.importance)", "proximal_step_by_hand"
