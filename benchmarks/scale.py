@@ -1,11 +1,11 @@
-"""What EWC costs as models grow and processes join: writes files/results/scale.json and files/figures/scale.png.
+"""What EWC costs as models grow and processes join: files/results/scale.json, files/figures/scale.png, docs/scale.md.
 
     python benchmarks/scale.py           1, 2 and 4 processes, 1 to 80 million parameters: about ten minutes, 10 GB
-    python benchmarks/scale.py --draw    the figure anew, from the file
+    python benchmarks/scale.py --draw    the figure and the page's tables anew, from the file
 
 Multilayer perceptrons of four layers, 64 made-up images a step, shared by the processes, which talk by gloo on this one
 machine. Times are seconds of processor of one process, one thread each, medians: they do not count waiting, so that a
-busy machine, or four processes on two cores, disturb them little. `docs/scale.md` reads the file.
+busy machine, or four processes on two cores, disturb them little. The tables in docs/scale.md are made here, too.
 """
 
 import argparse
@@ -166,6 +166,69 @@ def line(points: list[dict[str, Any]], of: str) -> float:
     return math.exp(statistics.mean(math.log(p[of] / (p["parameters"] / 1e6)) for p in points))
 
 
+def transformer(wide: int = 2048, blocks: int = 20) -> dict[str, float]:
+    """What the formulas give for a transformer's blocks of four linear layers each; nothing here is measured.
+
+    A layer of O outputs and I inputs: S and μ hold a number each for a weight, A is I × I, G is O × O; their eigenbases
+    are as large, and eigenvalues and θ* as large as the weight. A step in closed form multiplies O × I by these bases
+    four times: 4 (O² I + O I²) operations. Forwards and backwards a token takes six a weight.
+    """
+    shapes = [(3 * wide, wide), (wide, wide), (4 * wide, wide), (wide, 4 * wide)] * blocks
+    weights = sum(o * i for o, i in shapes)
+    factors = sum(o * o + i * i for o, i in shapes)
+    return {
+        "parameters": weights,
+        "diagonal: bytes of S and μ": 8 * weights,
+        "diagonal: operations of a step": 3 * weights,
+        "Kronecker: bytes": 4 * (2 * factors + 2 * weights),
+        "Kronecker: operations of a proximal step": 4 * sum(o * o * i + o * i * i for o, i in shapes),
+        "operations of a token, forwards and backwards": 6 * weights,
+        "bytes of F, reduced once a task: diagonal": 4 * weights,
+        "bytes of F, reduced once a task: Kronecker": 4 * factors,
+    }
+
+
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    """The tables of docs/scale.md, by name."""
+    slopes, large = results["seconds a million parameters"], transformer()
+    head = "| million parameters | processes | a step | F, one draw | `add_gradient` | `proximal_step` | in shards |"
+    rows = [head, "|" + "---|" * 7]
+    for p in results["points"]:
+        of = ("step", "F, sample", "add_gradient", "proximal_step", "shards: add_gradient")
+        cells = [f"{1000 * p[name]:,.3g}" if name in p else "" for name in of]
+        rows.append(f"| {p['parameters'] / 1e6:.1f} | {p['processes']} | {' | '.join(cells)} |")
+    line = [
+        "| milliseconds a million parameters | measured, 1 to 80 million | the line at 1 billion, not measured |",
+        "|---|---|---|",
+        *(f"| {name} | {1000 * value:.2g} | {value:,.2g} s |" for name, value in slopes.items()),
+    ]
+    memory = ["| million parameters | S and μ, whole | in 2 shards | in 4 shards |", "|---|---|---|---|"]
+    for millions in sorted({p["millions"] for p in results["points"]}):
+        own = {p["processes"]: p for p in results["points"] if p["millions"] == millions}
+        shards = (own[n]["shards: bytes of S and μ"] / 1e6 for n in PROCESSES[1:])
+        whole = own[1]["bytes of S and μ"] / 1e6
+        memory.append(
+            f"| {own[1]['parameters'] / 1e6:.1f} | {whole:,.1f} MB | {' | '.join(f'{s:,.1f} MB' for s in shards)} |"
+        )
+    computed = ["| a transformer's 20 blocks of width 2,048 | |", "|---|---|"]
+    computed += [f"| {name} | {value:.3g} |" for name, value in large.items()]
+    small = [p for p in results["points"] if "Kronecker: eigenbases" in p]
+    kinds = ("F, sample", "Kronecker: F, sample", "Kronecker: eigenbases", "Kronecker: proximal_step", "proximal_step")
+    kronecker = [f"| million parameters | {' | '.join(kinds)} |", "|" + "---|" * (1 + len(kinds))]
+    kronecker += [f"| {p['parameters'] / 1e6:.1f} | {' | '.join(f'{p[k]:.2g} s' for k in kinds)} |" for p in small]
+    found = {"time": rows, "line": line, "memory": memory, "computed": computed, "kronecker": kronecker}
+    return {name: "\n".join(lines) for name, lines in found.items()}
+
+
+def fill(page: str, made: dict[str, str]) -> str:
+    """The page with each table in its place, between two comments of its name."""
+    for name, table in made.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+    return page
+
+
 def draw(results: dict[str, Any]) -> Figure:
     """Seconds, and bytes, against parameters."""
     points = results["points"]
@@ -232,6 +295,8 @@ def main() -> None:
         "divided by the number of shards."
     )
     plots.save(draw(results), FILES / "figures" / "scale.png", alt)
+    page = FILES.parent / "docs" / "scale.md"
+    page.write_text(fill(page.read_text(encoding="utf-8"), tables(results)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,9 @@ def categorical(
 ) -> Vectors:
     """The vectors of a classifier with logits (N, C), or (N, T, C) for T tokens in each image.
 
+    log p(y) = z_y − log Σ_c exp z_c, so ∂/∂z = e_y − p. Over y ~ p that has mean Σ_c p_c e_c − p = 0, and covariance
+    Σ_c p_c (e_c − p)(e_c − p)ᵀ = diag(p) − p pᵀ: the columns √p_c (e_c − p) are a square root of it.
+
     Labels are integers (N,) or (N, T). An image, or a token, labelled −100 is left out, as `cross_entropy` has it; else
     only `"empirical"` looks at them. A logit of −∞ is a class that cannot be: it has p = 0 and sends nothing.
 
@@ -187,6 +190,9 @@ def bernoulli(
 ) -> Vectors:
     """The vectors of independent yes-or-no answers with logits (N, …): binary and multi-label models.
 
+    log p(y) = y z − log(1 + exp z), so ∂/∂z = y − p with p = σ(z). Over y ~ p that has mean 0 and variance p (1 − p),
+    and answers are independent: the columns √(p (1 − p)) e_k are a square root of the covariance.
+
     Targets have the shape of the outputs and lie between 0 and 1. Only `"empirical"` looks at them.
 
     Raises:
@@ -212,6 +218,9 @@ def gaussian(
     outputs: Tensor, targets: Tensor | None, estimator: Estimator, samples: int, generator: torch.Generator | None
 ) -> Vectors:
     """The vectors of a regression with outputs (N, …), the means of Gaussians of variance 1.
+
+    log p(y) = −½ (y − z)² + constant, so ∂/∂z = y − z. Over y ~ N(z, 1) that has mean 0 and variance 1, whatever z is:
+    the unit vectors e_k are a square root of the covariance.
 
     Its loss is ½ Σ (y − z)² for each image. With noise of variance σ² all F are 1/σ² times as large; beside a loss that
     is the mean over K outputs of (y − z)², without ½, λ counts K/2 times as much. Only `"empirical"` looks at the
