@@ -1,7 +1,9 @@
 """The three acts in one command: `python -m contlearn`."""
 
 import argparse
+import contextlib
 import copy
+import io
 import itertools
 import json
 import math
@@ -16,8 +18,9 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from contlearn import plots
+from contlearn import plots, ranks
 from contlearn.data import Task, joint, load_fashion_mnist, load_mnist
 from contlearn.ewc import EWC
 from contlearn.fisher import diagonal_fisher, uniform
@@ -63,6 +66,7 @@ examples:
                                              descend on the sum itself
   python -m contlearn --resume runs/2026-01-31_12-00-00
                                              go on after an interruption
+  torchrun --nproc-per-node 4 -m contlearn   four processes share each batch
 """
 
 
@@ -71,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Each act is kept when it is done: what ends the command later, were it SIGKILL, leaves a folder that `--resume`
     takes up, to end with the numbers of a run that nothing disturbed.
+
+    Where `torchrun` has started several processes, each takes its share of every batch, so that steps and learning
+    rates stay those of one process; the first alone prints and writes.
 
     Returns:
         The exit code: 0; 1 where a training diverged, or a folder cannot be read or written; 130 after a keyboard
@@ -82,10 +89,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--epochs takes one number or two, got {len(options.epochs)}")
     if options.penalty == "gradient" and options.structure == "kronecker":
         parser.error("--penalty gradient is stable with --structure diagonal only")
+    if options.batch_size < int(os.environ.get("WORLD_SIZE", 1)):
+        parser.error(
+            f"--batch-size {options.batch_size} leaves nothing for some of {os.environ['WORLD_SIZE']} processes"
+        )
+    with ranks.launched(), contextlib.ExitStack() as stack:
+        if ranks.number() > 0:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        return _run(parser, options)
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     runs: list[dict[str, Any]] = []
     try:
         if options.resume is None:
-            folder = _new_folder(options.output)
+            with ranks.all_or_none():
+                made = _new_folder(options.output) if ranks.number() == 0 else Path()
+            folder: Path = ranks.gathered(made)[0]
         else:
             if changed := [name for name, value in vars(options).items() if value != parser.get_default(name)][:-1]:
                 parser.error(f"--resume takes the settings of that run: leave out --{changed[0].replace('_', '-')}")
@@ -94,9 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(folder, runs, options)
     except OSError as error:
         return _failed(_reason(error, options.output))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         return _failed(str(error))
-    tasks = load_mnist().to(options.device), load_fashion_mnist().to(options.device)
+    device = ranks.own_device(options.device)
+    tasks = load_mnist().to(device), load_fashion_mnist().to(device)
     code = 0
     try:
         for seed in options.seeds:
@@ -112,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _failed(f"{error}\nHere: a smaller --importance or --lr, or --penalty proximal, which is the default.")
     except OSError as error:
         return _failed(f"{_reason(error, folder)}\nwhat was kept before is intact; {_again(folder)}")
-    if any(run["histories"] for run in runs):
+    if any(run["histories"] for run in runs) and ranks.number() == 0:
         try:
             path = _publish(folder, runs, options)
         except OSError as error:
@@ -125,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    print(f"python -m contlearn: {message}", file=sys.stderr)
+    if ranks.number() == 0:
+        print(f"python -m contlearn: {message}", file=sys.stderr)
     return 1
 
 
@@ -168,18 +190,19 @@ def _one_seed(
         # jump by points from epoch to epoch, and where they end is luck.
         slow = 1.0 if row == "A" or epochs == 1 else 0.1
         history = train(
-            model,
-            task.train_loader(options.batch_size, seed=seed),
+            DistributedDataParallel(model) if ranks.several() else model,
+            shared(task.train_loader(options.batch_size, seed=seed), even=True),
             epochs=epochs,
             lr=[options.lr] * (epochs - 1) + [slow * options.lr],
             ewc=ewc,
             proximal=_EVERY if ewc is not None and options.penalty == "proximal" else False,
             evaluate=tests,
-            progress=ACTS.get(row, row),
+            progress=ACTS.get(row, row) if ranks.number() == 0 else False,
         )
         if history.interrupted:
             raise KeyboardInterrupt
-        if row == "A":
+        history.loss = [statistics.mean(each) for each in zip(*ranks.gathered(history.loss), strict=True)]
+        if row == "A" and ranks.number() == 0:
             save_checkpoint(folder / f"after_MNIST_{seed}.pt", model=model)  # before it counts as done
         run["histories"][row], run["seconds"][row] = history, time.perf_counter() - started
         keep()
@@ -187,8 +210,12 @@ def _one_seed(
         print(f"{ROWS[row]:<31} MNIST {a:5.1f} %  Fashion-MNIST {b:5.1f} %{run['seconds'][row]:7.1f} s")
         return model
 
+    def shared(loader: Any, even: bool = False) -> Any:
+        return ranks.Share(loader, even) if ranks.several() else loader
+
     torch.manual_seed(seed)
-    fresh = MLP().to(options.device)
+    device = ranks.own_device(options.device)
+    fresh = MLP().to(device)
     after_a = copy.deepcopy(fresh)
     missing = [row for row in _rows(options) if row not in run["histories"]]
     if missing and len(options.seeds) > 1:
@@ -201,11 +228,12 @@ def _one_seed(
         act("unprotected", copy.deepcopy(after_a), fashion, epochs_b)
 
     theta_star = dict(after_a.named_parameters())
-    generator = torch.Generator(options.device)
+    generator = torch.Generator(device)
+    draws = seed * ranks.size() + ranks.number()  # each rank draws labels of its own
     if {"EWC", "L2"} & set(missing):
         started = time.perf_counter()
-        loader = mnist.train_loader(1000, seed=seed)
-        fisher = diagonal_fisher(after_a, loader, options.estimator, generator=generator.manual_seed(seed))
+        loader = shared(mnist.train_loader(1000, seed=seed))
+        fisher = diagonal_fisher(after_a, loader, options.estimator, generator=generator.manual_seed(draws))
         run["seconds"]["Fisher"] = time.perf_counter() - started
         for row, importances in (("EWC", fisher), ("L2", uniform(fisher))):
             if row in missing:
@@ -215,8 +243,8 @@ def _one_seed(
     if "Kronecker" in missing:
         started = time.perf_counter()
         ewc = EWC(options.importance_kronecker, structure="kronecker")
-        loader = mnist.train_loader(1000, seed=seed)  # anew: its first order, whatever ran before
-        ewc.consolidate(after_a, loader, options.estimator, generator=generator.manual_seed(seed))
+        loader = shared(mnist.train_loader(1000, seed=seed))  # anew: its first order, whatever ran before
+        ewc.consolidate(after_a, loader, options.estimator, generator=generator.manual_seed(draws))
         run["seconds"]["Kronecker factors"] = time.perf_counter() - started
         act("Kronecker", copy.deepcopy(after_a), fashion, epochs_b, ewc)
     if "joint" in missing:
@@ -278,10 +306,13 @@ def _read(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _write(folder: Path, runs: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """`results.json` in `folder`: all that is done, or, should this be interrupted, all that was done before."""
+    if ranks.number() > 0:
+        return
     results = {
         "command": "python -m contlearn",
         "date": folder.name,
         "torch": torch.__version__,
+        "processes": ranks.size(),
         "settings": {name: value for name, value in vars(options).items() if name not in ("output", "resume")},
         "runs": [
             run | {"histories": {row: json.loads(history.to_json()) for row, history in run["histories"].items()}}

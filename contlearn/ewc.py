@@ -13,10 +13,12 @@ from contlearn.likelihoods import Estimator, Likelihood
 from contlearn.models import Masked
 from contlearn.per_image import Forward
 from contlearn.quadratics import Diagonal, Kronecker
-from contlearn.ranks import unwrapped
+from contlearn.ranks import local, sharded, unwrapped, whole, with_shard
+from contlearn.scaler import watch
 
 Anchor = Literal["optima", "latest"]
 Structure = Literal["diagonal", "kronecker"]
+_WATCHED = 3  # calls of add_gradient after which the optimiser's step is looked at
 _STRUCTURES: dict[str, type[Diagonal] | type[Kronecker]] = {"diagonal": Diagonal, "kronecker": Kronecker}
 
 
@@ -77,6 +79,7 @@ class EWC:
         self.anchor: Anchor = anchor or ("optima" if structure == "diagonal" else "latest")
         self.tasks = 0
         self.quadratic: Diagonal | Kronecker = _STRUCTURES[structure]()
+        self._watched = 0
 
     @property
     def precision(self) -> dict[str, Tensor]:
@@ -118,7 +121,8 @@ class EWC:
         of its own: F is that of all of them, and the same on each.
 
         Parameters go by their names inside `DistributedDataParallel`, `torch.compile` and `Masked`, so that what is
-        consolidated with a wrapper protects the model without it, and the other way round.
+        consolidated with a wrapper protects the model without it, and the other way round. So F of a model in shards
+        (`fully_shard`) is measured on a copy that is whole, and protects the shards: see docs/scale.md.
 
         Raises:
             ValueError, FloatingPointError: as `diagonal_fisher` and `kronecker_fisher`, or a parameter has changed its
@@ -163,8 +167,10 @@ class EWC:
         """
         if isinstance(fisher, KroneckerFisher) != (self.structure == "kronecker"):
             raise TypeError(f"this EWC has structure={self.structure!r}: take F from {self.structure}_fisher()")
-        f: Any = fisher  # of the quadratic's own kind
-        self.quadratic = self.quadratic.with_task(f, anchor, self.decay, latest=self.anchor == "latest")
+        # Of the quadratic's own kind. What is in shards is gathered, and cut again when it is next used.
+        f: Any = fisher if isinstance(fisher, KroneckerFisher) else {name: whole(each) for name, each in fisher.items()}
+        old: Any = self.quadratic.mapped(whole)
+        self.quadratic = old.with_task(f, anchor, self.decay, latest=self.anchor == "latest")
         self.tasks += 1
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -189,14 +195,18 @@ class EWC:
 
         Between `loss.backward()` and the optimiser's step, it does what adding `penalty` to the loss does, for less.
         With a `GradScaler`, gradients are multiplied by its scale until `scaler.unscale_(optimizer)`: call this after
-        that, or give it `scale=scaler.get_scale()`. Else the penalty is divided by the scale, and protects nothing.
+        that, or give it `scale=scaler.get_scale()`. Else the penalty would be divided by the scale, and protect
+        nothing: at the first steps the optimiser raises RuntimeError then, before it changes a weight.
 
         Raises:
             ValueError: as `penalty`, or `scale` is not positive and finite.
         """
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale={scale}: expected what the loss was multiplied by, such as scaler.get_scale()")
-        self.quadratic.add_pull(self._matched(model), self.importance * scale)
+        parameters = self._matched(model)
+        self.quadratic.add_pull(parameters, self.importance * scale)
+        if scale == 1 and self._watched < _WATCHED and self.importance > 0 and watch(parameters):
+            self._watched += 1
 
     @torch.no_grad()
     def proximal_step(self, model: nn.Module, lr: float) -> None:
@@ -212,7 +222,8 @@ class EWC:
         """
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={lr}: the learning rate must be finite and not negative")
-        self.quadratic.step(self._matched(model), lr * self.importance)
+        parameters = self._matched(model)  # may change the quadratic: it is cut as they are
+        self.quadratic.step(parameters, lr * self.importance)
 
     def largest_stable_importance(self, lr: float) -> float:
         """The λ at which gradient descent on the penalty begins to diverge: 2 / (η · max S), eq. (5.5).
@@ -234,25 +245,30 @@ class EWC:
             ValueError: the model lacks a parameter, or has it changed in another way. Nothing is changed then.
         """
         own = _inside(model)
+        quadratic: Any = self.quadratic.mapped(whole)
         missing = [name for name in self.center if name not in own]
         if missing:
             raise ValueError(f"the model has no parameter {missing[0]!r}; it has {', '.join(own)}")
-        self.quadratic = self.quadratic.grown({name: own[name].shape for name in self.center})
+        self.quadratic = quadratic.grown({name: own[name].shape for name in self.center})
 
     def to(self, device: torch.device | str) -> "EWC":
         """Move S and μ to `device`, and return self."""
-        self.quadratic = self.quadratic.mapped(lambda tensor: tensor.to(device))
+        self.quadratic = self.quadratic.mapped(lambda tensor: whole(tensor).to(device))
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, in tensors and plain numbers: `torch.load` reads it back with `weights_only=True`."""
+        """Everything, in tensors and plain numbers: `torch.load` reads it back with `weights_only=True`.
+
+        Shards are gathered, so that what one number of ranks has written another reads: with a model in shards, call it
+        on every rank.
+        """
         return {
             "importance": self.importance,
             "decay": self.decay,
             "anchor": self.anchor,
             "structure": self.structure,
             "tasks": self.tasks,
-            **self.quadratic.mapped(torch.clone).state_dict(),
+            **self.quadratic.mapped(lambda tensor: whole(tensor).clone()).state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -288,7 +304,15 @@ class EWC:
                 )
             if p.device != m.device:
                 raise ValueError(f"the model is on {p.device}, EWC on {m.device}: call ewc.to({str(p.device)!r})")
-        return [own[name] for name in center]
+        parameters = [own[name] for name in center]
+        if any(map(sharded, parameters)) or any(map(sharded, center.values())):
+            if isinstance(self.quadratic, Kronecker):
+                raise ValueError(
+                    "the model's parameters are in shards, and the pull G ΔW A of Kronecker factors mixes all rows and "
+                    "columns of a layer: take structure='diagonal', or keep the layers whole (DistributedDataParallel)"
+                )
+            self.quadratic = self.quadratic.cut(parameters)
+        return parameters
 
 
 def _inside(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -296,7 +320,13 @@ def _inside(model: nn.Module) -> dict[str, nn.Parameter]:
     model = unwrapped(model)
     while isinstance(model, Masked):
         model = unwrapped(model.model)
-    return dict(model.named_parameters())
+    own = dict(model.named_parameters())
+    if any(map(sharded, own.values())) and not all(map(sharded, own.values())):
+        for module in model.modules():  # between forward and backward some parameters are whole for a while
+            if callable(reshard := getattr(module, "reshard", None)):
+                reshard()
+        own = dict(model.named_parameters())
+    return own
 
 
 class _Penalty(torch.autograd.Function):
@@ -311,4 +341,5 @@ class _Penalty(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(ctx.importance * gradient * pull for pull in ctx.pulls)
+        scale = ctx.importance * gradient
+        return None, None, *(with_shard(scale * local(pull), pull) for pull in ctx.pulls)

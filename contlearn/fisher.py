@@ -46,7 +46,8 @@ def diagonal_fisher(
     images of every batch, and given up for the slower way, with a warning, where it differs.
 
     Under `torch.distributed`, every rank calls this with images of its own; sums and numbers of images are added up, so
-    that all ranks hold the same F, that of all their images. What fails on one rank fails on all.
+    that all ranks hold the same F, that of all their images. What fails on one rank fails on all. A model in shards
+    (`fully_shard`) is refused: measure F on a copy that is whole.
 
     Memory, beside the model and the reader's batch: F, one gradient, two of the largest parameter, and twice the larger
     of 64 MiB and what one image needs (activations, patches, gradients); small batches are joined, and large ones cut,
@@ -56,9 +57,9 @@ def diagonal_fisher(
     Args:
         model: maps inputs (N, …) to logits (N, C), C ≥ 2, or (N, T, C) for T tokens; for the other likelihoods to
             outputs (N, …); each row from its own input alone.
-        loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T), where −100
-            leaves a token out; targets of the other likelihoods have the outputs' shape. Only `"empirical"` looks at
-            their values. How images are grouped into batches changes nothing in the result.
+        loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
+            an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Else only `"empirical"`
+            looks at their values. How images are grouped into batches changes nothing in the result.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for
@@ -76,11 +77,13 @@ def diagonal_fisher(
         are left as they were found. A compiled model is run uncompiled.
 
     Raises:
-        ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a single logit, `"exact"` where an
-            image needs more than 4,096 backward passes, model and data that do not fit together, images of a batch that
-            change each other's logits, or logits that depend on a trainable parameter which no gradient reaches.
+        ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a model in shards, ranks that hold
+            different weights, a single logit, `"exact"` where an image needs more than 4,096 backward passes, model and
+            data that do not fit together, images of a batch that change each other's logits, or logits that depend on a
+            trainable parameter which no gradient reaches.
         FloatingPointError: an output is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
     """
+    ranks.require_one_model(model)
     with ranks.all_or_none():
         sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
         fisher = {name: torch.zeros_like(p, dtype=_real(p)) for name, p in sweep.trainable.items()}
@@ -154,6 +157,7 @@ def kronecker_fisher(
     names: dict[str, tuple[str, ...]] = {}
     diagonal: dict[str, Tensor] = {}
     count = 0
+    ranks.require_one_model(model)
     with ranks.all_or_none():
         sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
         for step in sweep.over(loader, progress):
@@ -170,9 +174,7 @@ def kronecker_fisher(
             for name, squares in step.squares(plain, factored):
                 diagonal[name] = diagonal[name] + squares if name in diagonal else squares
             for layer in factored:
-                counted = layer.counted(step.first[layer], step.vectors.used)
-                a, g = layer.products(counted)
-                places = layer.outputs.numel() // len(g) if counted is None else int(counted.sum())
+                a, g, places = layer.products()
                 if layer.name in sums:
                     old = sums[layer.name]
                     a, g, places = old[0] + a, old[1] + g, old[2] + places
@@ -201,7 +203,7 @@ def _units(own: int) -> int:
     """The number of images, or tokens, of all ranks."""
     count: int = sum(ranks.gathered(own))
     if count == 0:
-        raise ValueError("every token of the loader is labelled -100, so there is nothing to measure F on")
+        raise ValueError("everything in the loader is labelled -100, so there is nothing to measure F on")
     return count
 
 

@@ -129,25 +129,24 @@ class Layer:
             if kind in self._sums
         }
 
-    def add_products(self, g: Tensor) -> None:
-        """Take in ∂/∂z for one of the vectors that are sent backwards."""
+    def add_products(self, g: Tensor, used: Tensor | None) -> None:
+        """Take in ∂/∂z for one of the vectors that are sent backwards; `used`, (N,) or (N, T), as in `Vectors`."""
         rows = self.gradients(g)[:, 0].mT.flatten(0, 1)  # (N·T, O)
         self._add("G", rows.T @ rows)
+        if used is not None and used.ndim == 1:  # whole images are left out
+            self._sums["counted"] = used[:, None].expand(-1, len(rows) // len(used)).flatten()
+        elif used is not None and isinstance(self.module, nn.Linear) and g.shape[:-1] == used.shape:
+            counted = used.flatten() | rows.ne(0).any(1)  # those of padding, where ∂/∂z is 0, are no samples
+            self._sums["counted"] = self._sums.get("counted", counted) | counted
 
-    def counted(self, g: Tensor, used: Tensor | None) -> Tensor | None:
-        """Which positions (N, T) are samples of a and g, None if all: those of padding, where ∂/∂z is 0, are not."""
-        if used is None or not isinstance(self.module, nn.Linear) or g.shape[:-1] != used.shape:
-            return None
-        return used | g.ne(0).any(-1)
-
-    def products(self, counted: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, and Σ_n Σ_v Σ_t g gᵀ."""
+    def products(self) -> tuple[Tensor, Tensor, int]:
+        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and of how many a."""
         a = self.patches()[:, 0].mT.flatten(0, 1)  # (N·T, I)
-        if counted is not None:
-            a = a[counted.flatten()]
+        if "counted" in self._sums:
+            a = a[self._sums["counted"]]
         if "bias" in self.names:
             a = torch.cat((a, a.new_ones(len(a), 1)), 1)
-        return a.T @ a, self._sums["G"]
+        return a.T @ a, self._sums["G"], len(a)
 
     def _add(self, key: str, value: Tensor) -> None:
         self._sums[key] = self._sums[key] + value if key in self._sums else value

@@ -20,6 +20,9 @@ A model of sequences has T tokens in an image. Given the inputs, their targets a
 has mean zero, so in expectation the products of different positions vanish, and one draw for all positions, sent
 backwards at once, serves `"sample"`. `"empirical"` and `"predicted"`, whose scores have no such mean, square the
 gradient of the whole sequence.
+
+A difference such as 1 − p_y is never formed: on a sure network all its digits would be rounding. It is the sum of the
+other probabilities, or a sigmoid of −z.
 """
 
 import math
@@ -42,7 +45,7 @@ class Vectors(Sequence[Tensor]):
     Attributes:
         says: which outputs matter, in their shape: all but those of impossible classes and of tokens left out.
         units: the number of images, or of tokens, that the average is over.
-        used: (N, T), which tokens these are; None where there are no tokens.
+        used: (N,) or (N, T), which images or tokens these are; None where none is left out.
     """
 
     def __init__(
@@ -81,13 +84,16 @@ def categorical(
 ) -> Vectors:
     """The vectors of a classifier with logits (N, C), or (N, T, C) for T tokens in each image.
 
-    Labels are integers (N,) or (N, T). Only `"empirical"` looks at them, and tokens: those labelled −100 are left out.
-    A logit of −∞ is a class that cannot be: it has p = 0 and sends nothing.
+    log p(y) = z_y − log Σ_c exp z_c, so ∂/∂z = e_y − p. Over y ~ p that has mean Σ_c p_c e_c − p = 0, and covariance
+    Σ_c p_c (e_c − p)(e_c − p)ᵀ = diag(p) − p pᵀ: the columns √p_c (e_c − p) are a square root of it.
+
+    Labels are integers (N,) or (N, T). An image, or a token, labelled −100 is left out, as `cross_entropy` has it; else
+    only `"empirical"` looks at them. A logit of −∞ is a class that cannot be: it has p = 0 and sends nothing.
 
     Raises:
         FloatingPointError: a logit is NaN or +∞, or no class of an image can be.
-        ValueError: there is one logit only, labels have another shape, `"empirical"` has no labels or some without a
-            logit, or `"exact"` would take more than 4,096 backward passes for the tokens of an image.
+        ValueError: there is one logit only, or no token, labels have another shape, `"empirical"` has no labels or some
+            without a logit, or `"exact"` would take more than 4,096 backward passes for the tokens of an image.
     """
     if not outputs.is_floating_point():
         raise ValueError(f"the model must return real numbers as logits, got {outputs.dtype}")
@@ -97,6 +103,7 @@ def categorical(
             f"got {tuple(outputs.shape)}"
         )
     classes, tokens = outputs.shape[-1], outputs.ndim == 3
+    _require_some(outputs)
     if classes < 2:
         raise ValueError(
             "the model has a single logit, and the softmax of one number is always 1: F would be zero. "
@@ -108,17 +115,18 @@ def categorical(
             f"labels must be integers of shape {tuple(outputs.shape[:-1])}, got {labels.dtype} {tuple(labels.shape)}"
             + (": if that is (N, tokens), bring the classes last, with logits.transpose(1, 2)" if swapped else "")
         )
-    used = labels != _LEFT_OUT if tokens and labels is not None else outputs.new_ones((), dtype=torch.bool)
-    used = used.expand(outputs.shape[:-1])
-    p = _precise(outputs).softmax(-1)
-    if tokens:
-        p = p.where(used[..., None], 1 / classes)
+    if labels is None:
+        used = torch.ones(outputs.shape[:-1], dtype=torch.bool, device=outputs.device)
+    else:
+        used = labels.long() != _LEFT_OUT  # in bytes, −100 would be the class 156
+    p = _precise(outputs).softmax(-1).where(used[..., None], 1 / classes)
     if not bool(p.isfinite().all()):
         raise FloatingPointError("a logit is not finite: look for inputs or weights that are not, before measuring F")
-    units = int(used.sum()) if tokens else len(outputs)
+    units = int(used.sum())
     says = (p > 0) & used[..., None]
+    left_out = used if units < used.numel() else None
     if estimator == "exact":
-        return _exact_categorical(p, used, says, units, outputs.dtype)
+        return _exact_categorical(p, used, says, left_out, outputs.dtype)
     if estimator == "sample":
         rows = p.flatten(0, -2)
         drawn = torch.multinomial(rows, samples, replacement=True, generator=generator).T.unflatten(1, p.shape[:-1])
@@ -128,17 +136,18 @@ def categorical(
         drawn = _true(outputs, labels, used)[None]
 
     def make(k: int, images: slice) -> Tensor:
-        v = -p[images]
-        v.scatter_add_(-1, drawn[k, images, ..., None], torch.ones_like(v[..., :1]))  # e_y − p, eq. (4.8)
-        if tokens:
-            v *= used[images, ..., None]
+        y = drawn[k, images, ..., None]
+        v = (-p[images]).scatter_(-1, y, 0)
+        v.scatter_(-1, y, -v.sum(-1, keepdim=True))  # e_y − p, eq. (4.8)
+        if left_out is not None:
+            v *= left_out[images, ..., None]
         v /= len(drawn) ** 0.5  # the squares of several draws are averaged, eq. (4.5)
         return v.to(outputs.dtype)
 
-    return Vectors(len(drawn), make, says, units, used if tokens else None)
+    return Vectors(len(drawn), make, says, units, left_out)
 
 
-def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, units: int, dtype: torch.dtype) -> Vectors:
+def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, left_out: Tensor | None, dtype: torch.dtype) -> Vectors:
     classes, positions = p.shape[-1], math.prod(p.shape[1:-1])
     if p.ndim == 3:
         _refuse_absurd(classes * positions, f"{positions} tokens × {classes} classes")
@@ -153,12 +162,12 @@ def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, units: int, dtype:
         n = every[images]
         t, c = _exchanged(k // classes, last[images]), _exchanged(k % classes, loudest[images])
         v = torch.zeros_like(p[images])
-        v[n - images.start, t] = -p[n, t]
-        v[n - images.start, t, c] += 1
-        v *= (p[n, t, c].sqrt() * used[n, t])[:, None, None]  # √p_c (e_c − p), eq. (4.3) and eq. (4.8)
+        row = (-p[n, t]).scatter_(-1, c[:, None], 0)
+        row.scatter_(-1, c[:, None], -row.sum(-1, keepdim=True))  # e_c − p, eq. (4.8)
+        v[n - images.start, t] = (p[n, t, c].sqrt() * used[n, t])[:, None] * row  # √p_c (e_c − p), eq. (4.3)
         return v.view(-1, *says.shape[1:]).to(dtype)
 
-    return Vectors(classes * positions, make, says, units, used if p.ndim == 3 else None)
+    return Vectors(classes * positions, make, says, int(used.sum()), left_out)
 
 
 def _true(logits: Tensor, labels: Tensor | None, used: Tensor) -> Tensor:
@@ -181,6 +190,9 @@ def bernoulli(
 ) -> Vectors:
     """The vectors of independent yes-or-no answers with logits (N, …): binary and multi-label models.
 
+    log p(y) = y z − log(1 + exp z), so ∂/∂z = y − p with p = σ(z). Over y ~ p that has mean 0 and variance p (1 − p),
+    and answers are independent: the columns √(p (1 − p)) e_k are a square root of the covariance.
+
     Targets have the shape of the outputs and lie between 0 and 1. Only `"empirical"` looks at them.
 
     Raises:
@@ -188,9 +200,9 @@ def bernoulli(
         ValueError: `"empirical"` has no such targets, or `"exact"` would take more than 4,096 backward passes.
     """
     _require_finite(outputs)
-    p = _precise(outputs).sigmoid()
+    p, rest = _precise(outputs).sigmoid(), _precise(-outputs).sigmoid()  # 1 − p
     if estimator == "exact":
-        return _exact_independent((p * (1 - p)).sqrt(), outputs.dtype)
+        return _exact_independent((p * rest).sqrt(), outputs.dtype)
     if estimator == "sample":
         drawn = torch.stack([torch.bernoulli(p, generator=generator) for _ in range(samples)])
     elif estimator == "predicted":
@@ -199,13 +211,16 @@ def bernoulli(
         drawn = _targets(outputs, targets).to(p.dtype)[None]
         if not bool(((drawn >= 0) & (drawn <= 1)).all()):
             raise ValueError("targets of likelihood='bernoulli' lie between 0 (no) and 1 (yes)")
-    return _differences(drawn, p, outputs.dtype)
+    return _averaged(len(drawn), lambda k, n: drawn[k, n] * rest[n] - (1 - drawn[k, n]) * p[n], outputs)  # y − p
 
 
 def gaussian(
     outputs: Tensor, targets: Tensor | None, estimator: Estimator, samples: int, generator: torch.Generator | None
 ) -> Vectors:
     """The vectors of a regression with outputs (N, …), the means of Gaussians of variance 1.
+
+    log p(y) = −½ (y − z)² + constant, so ∂/∂z = y − z. Over y ~ N(z, 1) that has mean 0 and variance 1, whatever z is:
+    the unit vectors e_k are a square root of the covariance.
 
     Its loss is ½ Σ (y − z)² for each image. With noise of variance σ² all F are 1/σ² times as large; beside a loss that
     is the mean over K outputs of (y − z)², without ½, λ counts K/2 times as much. Only `"empirical"` looks at the
@@ -227,8 +242,9 @@ def gaussian(
         )
     if estimator == "sample":
         noise = torch.randn(samples, *z.shape, generator=generator, dtype=z.dtype, device=z.device)
-        return _differences(noise, torch.zeros_like(z), outputs.dtype)
-    return _differences(_targets(outputs, targets).to(z.dtype)[None], z, outputs.dtype)
+        return _averaged(samples, lambda k, n: noise[k, n], outputs)
+    y = _targets(outputs, targets).to(z.dtype)
+    return _averaged(1, lambda _, n: y[n] - z[n], outputs)
 
 
 def vectors(
@@ -275,14 +291,14 @@ def _exchanged(k: int, first: Tensor) -> Tensor:
     return first if k == 0 else torch.full_like(first, k).masked_fill_(first == k, 0)
 
 
-def _differences(drawn: Tensor, mean: Tensor, dtype: torch.dtype) -> Vectors:
-    """(y − mean) / √V for the V given y."""
+def _averaged(draws: int, score: Callable[[int, slice], Tensor], outputs: Tensor) -> Vectors:
+    """A vector for each draw, so that the squares of all of them add up to their mean, eq. (4.5)."""
 
     def make(k: int, images: slice) -> Tensor:
-        v: Tensor = (drawn[k, images] - mean[images]) / len(drawn) ** 0.5
-        return v.to(dtype)
+        v: Tensor = score(k, images) / draws**0.5
+        return v.to(outputs.dtype)
 
-    return Vectors(len(drawn), make, torch.ones_like(mean, dtype=torch.bool), len(mean))
+    return Vectors(draws, make, torch.ones_like(outputs, dtype=torch.bool), len(outputs))
 
 
 def _targets(outputs: Tensor, targets: Tensor | None) -> Tensor:
@@ -298,8 +314,14 @@ def _targets(outputs: Tensor, targets: Tensor | None) -> Tensor:
 def _require_finite(outputs: Tensor) -> None:
     if not outputs.is_floating_point():
         raise ValueError(f"the model must return real numbers, got {outputs.dtype}")
+    _require_some(outputs)
     if not bool(outputs.isfinite().all()):
         raise FloatingPointError("an output is not finite: look for inputs or weights that are not")
+
+
+def _require_some(outputs: Tensor) -> None:
+    if outputs.numel() == 0:
+        raise ValueError(f"the model returns nothing for an input, its outputs have shape {tuple(outputs.shape)}")
 
 
 def _refuse_absurd(passes: int, why: str) -> None:

@@ -54,7 +54,7 @@ class Masked(nn.Module):
     copied: what is trained through one mask is seen through every other. Its parameters are called `model.…`,
     but `EWC` knows them by their names inside.
 
-    Input: what the model takes. Output: logits of the model's shape (N, C).
+    Input: what the model takes. Output: logits of the model's shape, (N, C) or (N, T, C).
 
     Raises:
         ValueError: `classes` is empty, or the model has no logit for one of them.
@@ -69,9 +69,10 @@ class Masked(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.model(inputs)
-        if not 0 <= self.classes[0] <= self.classes[-1] < logits.shape[1]:
-            raise ValueError(f"classes={self.classes}: the model has logits for 0 to {logits.shape[1] - 1} only")
-        hidden = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        own = logits.shape[-1]
+        if not 0 <= self.classes[0] <= self.classes[-1] < own:
+            raise ValueError(f"classes={self.classes}: the model has logits for 0 to {own - 1} only")
+        hidden = torch.ones(own, dtype=torch.bool, device=logits.device)
         hidden[self.classes] = False
         return logits.masked_fill(hidden, max(-1e9, torch.finfo(logits.dtype).min))
 

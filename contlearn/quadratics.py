@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from contlearn.fisher import Factors, KroneckerFisher
 from contlearn.per_image import square
+from contlearn.ranks import cut, gathered, local, sharded, sum_over_shards, whole, with_shard
 
 
 class Diagonal:
@@ -59,35 +60,49 @@ class Diagonal:
 
     def pull(self, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The form's value, a scalar, and S (θ − μ) for each parameter, half its gradient."""
-        offsets = [p - m for p, m in zip(parameters, self.center.values(), strict=True)]  # θ − μ
-        pulls = [s * o for s, o in zip(self.precision.values(), offsets, strict=True)]  # S (θ − μ)
+        offsets = [local(p) - local(m) for p, m in zip(parameters, self.center.values(), strict=True)]  # θ − μ
+        pulls = [local(s) * o for s, o in zip(self.precision.values(), offsets, strict=True)]  # S (θ − μ)
         products = [torch.vdot(o.flatten(), s.flatten()).real for o, s in zip(offsets, pulls, strict=True)]
-        return torch.stack(products).sum() + self.constant, pulls
+        if any(map(sharded, parameters)):
+            value = sum_over_shards(products, parameters)
+            pulls = [with_shard(pull, p) for pull, p in zip(pulls, parameters, strict=True)]
+        else:
+            value = torch.stack(products).sum()
+        return value + self.constant, pulls
 
     def add_pull(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
         """Add strength · S (θ − μ) to each parameter's `.grad`."""
-        if [o.dtype for o in self._offsets] != [p.dtype for p in parameters]:
-            self._offsets = [torch.empty_like(p) for p in parameters]  # kept: memory anew at each step costs as much
-        for p, s, m, offset in zip(
-            parameters, self.precision.values(), self.center.values(), self._offsets, strict=True
+        own = [local(p) for p in parameters]
+        if [(o.dtype, o.shape) for o in self._offsets] != [(p.dtype, p.shape) for p in own]:
+            self._offsets = [torch.empty_like(p) for p in own]  # kept: memory anew at each step costs as much
+        for p, theta, s, m, offset in zip(
+            parameters, own, self.precision.values(), self.center.values(), self._offsets, strict=True
         ):
             if p.requires_grad:
-                torch.sub(p, m, out=offset)  # θ − μ
+                torch.sub(theta, local(m), out=offset)  # θ − μ
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                p.grad.addcmul_(s.to(p.dtype), offset, value=strength)
+                local(p.grad).addcmul_(local(s).to(p.dtype), offset, value=strength)
 
     def step(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
         """θ ← (θ + κSμ) / (1 + κS) with κ = strength, eq. (5.6): from θ towards μ, the further the larger S."""
         if self._weights is None or self._weights[0] != strength:
-            scaled = [strength * s for s in self.precision.values()]
+            scaled = [strength * local(s) for s in self.precision.values()]
             self._weights = strength, [s / (1 + s) for s in scaled]  # kept while κ stays
         for p, m, weight in zip(parameters, self.center.values(), self._weights[1], strict=True):
             if p.requires_grad:
-                p.lerp_(m.to(p.dtype), weight.to(p.dtype))
+                local(p).lerp_(local(m).to(p.dtype), weight.to(p.dtype))
 
     def curvature(self) -> float:
         """The largest eigenvalue of S."""
-        return max((float(s.max()) for s in self.precision.values()), default=0.0)
+        largest = max((float(local(s).max()) for s in self.precision.values() if local(s).numel()), default=0.0)
+        return max(gathered(largest)) if any(map(sharded, self.precision.values())) else largest
+
+    def cut(self, parameters: Sequence[Tensor]) -> "Diagonal":
+        """The same form with S and μ in shards where the parameters are, and whole where they are."""
+        precision = {n: cut(s, p) for (n, s), p in zip(self.precision.items(), parameters, strict=True)}
+        center = {n: cut(m, p) for (n, m), p in zip(self.center.items(), parameters, strict=True)}
+        changed = any(precision[n] is not self.precision[n] or center[n] is not self.center[n] for n in center)
+        return Diagonal(precision, center, self.constant) if changed else self
 
     def grown(self, shapes: Mapping[str, torch.Size]) -> "Diagonal":
         """The same form over parameters that have more rows: S is zero in the new ones."""
@@ -301,7 +316,7 @@ def _theta(name: str, anchor: Mapping[str, Tensor], f: Tensor) -> Tensor:
     """θ* of a parameter, in the precision of its F."""
     if name not in anchor:
         raise ValueError(f"there is an F for {name!r}, but no such θ*; there is one for {', '.join(anchor) or 'none'}")
-    theta = anchor[name].detach()
+    theta = whole(anchor[name].detach())
     return theta.to(f.dtype.to_complex() if theta.is_complex() else f.dtype)
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
+from contlearn import ranks
 from contlearn.data import pairs
 from contlearn.layers import Layer, agrees, candidates, connected, tolerance
 from contlearn.likelihoods import Estimator, Likelihood, Vectors, check_choices, vectors
@@ -55,7 +56,7 @@ class Step:
             for layer in plain:
                 layer.add_squares(found[layer], _BUDGET)
             for layer in factored:
-                layer.add_products(found[layer])
+                layer.add_products(found[layer], self.vectors.used)
         for layer in plain:
             yield from layer.squares().items()
         yield from self.sweep.others(self)
@@ -74,13 +75,20 @@ class Sweep:
         generator: torch.Generator | None,
     ) -> None:
         check_choices(likelihood, estimator, samples)
-        model = model.module if isinstance(model, DistributedDataParallel) else model  # whose forward waits for others
+        if isinstance(model, DistributedDataParallel | DataParallel):  # whose forward waits for others, or copies
+            model = model.module
         self.model, self.estimator, self.likelihood = model, estimator, likelihood
         self.samples, self.generator = samples, generator
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.trainable:
             raise ValueError(
                 "the model has no trainable parameter: set requires_grad=True on those that EWC shall protect"
+            )
+        if any(map(ranks.sharded, model.parameters())):
+            raise ValueError(
+                "the model's parameters are in shards, whose gradients are averaged over the ranks' images before F "
+                "could square them: measure F on a copy that is whole, with the weights of get_model_state_dict("
+                "model, options=StateDictOptions(full_state_dict=True)); what is consolidated there protects this one"
             )
         if any(p.is_meta for p in model.parameters()):
             raise ValueError("the model is on the meta device, its weights hold no numbers: load them first")
@@ -111,7 +119,9 @@ class Sweep:
             ) as bar,
         ):
             for batch in self._regrouped(self._stream(loader, device, bar)):
-                yield self._step(batch)
+                step = self._step(batch)
+                if step is not None:
+                    yield step
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True
@@ -177,9 +187,11 @@ class Sweep:
             raise ValueError(f"the model must return logits of shape ({batch.images}, classes), got {found}")
         return logits, labels
 
-    def _step(self, batch: Batch) -> Step:
+    def _step(self, batch: Batch) -> Step | None:
         logits, labels = self._logits(batch)
         sent = vectors(self.likelihood, logits, labels, self.estimator, self.samples, self.generator)
+        if sent.units == 0:  # all is left out: nothing to add, and nothing that could prove anything
+            return None
         step = Step(self, batch, logits, sent)
         self.passes += 1
         new = batch.kind() not in self.known

@@ -13,7 +13,8 @@ of Matena and Raffel 2022 (arXiv:2111.09832). Every run is written as soon as it
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,52 +230,65 @@ def one_seed(runs: results.Runs, tasks: list[Language], seed: int) -> None:
     """Italian, then Turkish in every way; then all four languages."""
     first, second = tasks[0], tasks[1]
 
-    def keep(method: str, model: nn.Module, importance: float | None = None, many: int = 2) -> None:
+    def keep(method: str, made: Callable[[], nn.Module], importance: float | None = None, many: int = 2) -> None:
         key = {"method": method, "importance": importance, "seed": seed, "tasks": many}
-        parts = {part: [getattr(task, part) for task in tasks[:many]] for part in ("validation", "test")}
-        measured = {part: [round(nats(model, each), 5) for each in own] for part, own in parts.items()}
-        runs.once(key, lambda: measured)
+
+        def measured() -> dict[str, Any]:
+            model = made()
+            parts = {part: [getattr(task, part) for task in tasks[:many]] for part in ("validation", "test")}
+            return {part: [round(nats(model, each), 5) for each in own] for part, own in parts.items()}
+
+        runs.once(key, measured)
+
+    def learnt(model: nn.Module, ewc: EWC | None = None) -> nn.Module:
+        """The second language."""
+        learn(model, second.train, seed=seed + 100, ewc=ewc)
+        return model
 
     torch.manual_seed(seed)
     start = Transformer()
-    keep("untrained", start)
+    untrained = copy.deepcopy(start)
+    keep("untrained", lambda: untrained)
     learn(start, first.train, seed=seed)
-    keep("first alone", start)
+    keep("first alone", lambda: start)
     diagonal = diagonal_of_tokens(start, first.train, seed)
     fishers: dict[str, dict[str, Tensor] | KroneckerFisher] = {
         "L2": uniform(diagonal),
         "EWC": diagonal,
         "Kronecker": kronecker_of_tokens(start, first.train, seed),
     }
-    unprotected = copy.deepcopy(start)
-    learn(unprotected, second.train, seed=seed + 100)
-    keep("unprotected", unprotected)
+    unprotected = learnt(copy.deepcopy(start))
+    keep("unprotected", lambda: unprotected)
     for method, fisher in fishers.items():
         for importance in IMPORTANCES:
             ewc = EWC(importance, structure="kronecker" if method == "Kronecker" else "diagonal")
             ewc.add(fisher, dict(start.named_parameters()))
-            model = copy.deepcopy(start)
-            learn(model, second.train, seed=seed + 100, ewc=ewc)
-            keep(method, model, importance)
+            keep(method, partial(lambda ewc: learnt(copy.deepcopy(start), ewc), ewc), importance)
     for rank in RANKS:
         torch.manual_seed(seed)
         free = adapt(start, rank)
-        ewc, held = EWC(100), copy.deepcopy(free)
         trained = {name: p for name, p in free.named_parameters() if p.requires_grad}
-        ewc.add(diagonal_of_tokens(free, first.train, seed), trained)
-        learn(free, second.train, seed=seed + 100)
-        keep(f"adapters of rank {rank}", free)
-        learn(held, second.train, seed=seed + 100, ewc=ewc)
-        keep(f"adapters of rank {rank} with EWC", held, 100)
+        of_adapters, zero = diagonal_of_tokens(free, first.train, seed), copy.deepcopy(trained)
+        for importance in IMPORTANCES:
+            ewc = EWC(importance)
+            ewc.add(of_adapters, zero)
+            made = partial(lambda free, ewc: learnt(copy.deepcopy(free), ewc), free, ewc)
+            keep(f"adapters of rank {rank} with EWC", made, importance)
+        keep(f"adapters of rank {rank}", partial(learnt, free))
     both = [diagonal, diagonal_of_tokens(unprotected, second.train, seed)]
-    keep("merged by F", merged([start, unprotected], both))
-    keep("merged by the mean", merged([start, unprotected], [uniform(diagonal)] * 2))
-    for many in (2, len(tasks)):
+    keep("merged by F", lambda: merged([start, unprotected], both))
+    keep("merged by the mean", lambda: merged([start, unprotected], [uniform(diagonal)] * 2))
+
+    def together(many: int) -> nn.Module:
         torch.manual_seed(seed)
         model = Transformer()
         learn(model, Part(*map(torch.cat, zip(*(t.train for t in tasks[:many]), strict=True))), many * STEPS, seed)
-        keep("joint training", model, many=many)
-    for method, strength in MANY.items():
+        return model
+
+    for many in (2, len(tasks)):
+        keep("joint training", partial(together, many), many=many)
+
+    def in_turn(method: str, strength: float) -> nn.Module:
         model = copy.deepcopy(start)
         ewc = EWC(strength, anchor="latest", structure="kronecker" if method == "Kronecker" else "diagonal")
         for k, task in enumerate(tasks):
@@ -285,7 +299,10 @@ def one_seed(runs: results.Runs, tasks: list[Language], seed: int) -> None:
                     model, task.train, seed
                 )
                 ewc.add(uniform(found) if method == "L2" else found, dict(model.named_parameters()))
-        keep(method, model, strength, many=len(tasks))
+        return model
+
+    for method, strength in MANY.items():
+        keep(method, partial(in_turn, method, strength), strength, many=len(tasks))
 
 
 if __name__ == "__main__":

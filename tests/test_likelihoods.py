@@ -1,6 +1,8 @@
 """Tokens, multi-label models and regressions: F against sums over all possible targets, Hessians and many draws."""
 
+import copy
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
-from contlearn import EWC, diagonal_fisher, kronecker_fisher
+from contlearn import EWC, Masked, diagonal_fisher, kronecker_fisher
 from contlearn.likelihoods import Estimator, Likelihood
 
 N, T, C, K = 5, 3, 3, 3
@@ -132,6 +134,78 @@ def test_sample_has_the_expectation_of_exact(likelihood: Likelihood) -> None:
     for name, f in exact.items():
         error = float((found[name] - f).abs().max() / f.abs().max())
         assert error < 0.1, f"{name}: {error:.3f}"
+
+
+def test_cross_terms_of_tokens_vanish_over_many_draws() -> None:
+    """Of (Σ_t s_t)² for one sequence: their mean falls as 1/√draws, where that of the squares stays; and with the true
+    labels, which are no draws, they do not vanish.
+    """
+    model, words, _ = case("categorical")
+    weight = model.head.weight
+    logits = model(words[:1])[0]
+    p = logits.softmax(-1).detach()
+    unit = torch.eye(T * C, dtype=torch.float64).view(T * C, T, C)
+    jacobian = torch.stack([torch.autograd.grad(logits, weight, each, retain_graph=True)[0] for each in unit])
+    scores = jacobian.view(T, C, -1)
+    scores = scores - torch.einsum("tc,tcw->tw", p, scores)[:, None]  # (T, C, weights): ∇ log p_t(c)
+
+    def terms(draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over draws (D, T) of the cross terms, and of the squares."""
+        s = scores[torch.arange(T), draws]  # (D, T, weights)
+        squares = s.square().sum(1)
+        return (s.sum(1).square() - squares).mean(0), squares.mean(0)
+
+    generator = torch.Generator().manual_seed(7)
+    size = []
+    for number in (100, 1_000, 10_000, 100_000):
+        draws = torch.stack([torch.multinomial(row, number, True, generator=generator) for row in p], 1)
+        cross, squares = terms(draws)
+        size.append(float(cross.norm() / squares.norm()))
+    assert all(rest < 4 / number**0.5 for rest, number in zip(size, (100, 1_000, 10_000, 100_000), strict=True)), size
+    expected = torch.einsum("tc,tcw->w", p, scores.square())
+    assert torch.allclose(squares, expected, rtol=0.05, atol=0.02 * float(expected.max()))
+    every = torch.tensor(list(itertools.product(range(C), repeat=T)))
+    weights = p[torch.arange(T), every].prod(1)
+    s = scores[torch.arange(T), every].sum(1)
+    assert torch.allclose(weights @ s.square(), expected, atol=1e-14)  # over all sequences the cross terms are zero
+    cross, squares = terms(p.argmin(-1)[None])
+    assert float(cross.norm() / squares.norm()) > 0.1
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_one_linear_layer_is_bayes_with_its_factors(outputs: int) -> None:
+    """Bayesian linear regression: with A's whole matrix B ends at the posterior mean of both; with its diagonal not."""
+    generator = torch.Generator().manual_seed(8)
+    tasks = []
+    for shift in (-1, 1):
+        x = torch.randn(40, 3, generator=generator, dtype=torch.float64) + shift
+        tasks.append((x, x @ torch.randn(3, outputs, generator=generator, dtype=torch.float64) + 1))
+    rows = [torch.cat((x, torch.ones(40, 1, dtype=torch.float64)), 1) for x, _ in tasks]
+    both = torch.linalg.solve(sum(r.T @ r for r in rows), sum(r.T @ y for r, (_, y) in zip(rows, tasks, strict=True)))
+
+    def fit(model: nn.Linear, task: tuple[Tensor, Tensor], ewc: EWC) -> Tensor:
+        """The minimum of ½ Σ (y − z)² / N plus the penalty, from its gradient, which is affine."""
+
+        def gradient(theta: Tensor) -> Tensor:
+            nn.utils.vector_to_parameters(theta, model.parameters())
+            loss = 0.5 * (model(task[0]) - task[1]).square().sum() / 40 + ewc.penalty(model)
+            return nn.utils.parameters_to_vector(torch.autograd.grad(loss, list(model.parameters())))
+
+        unit = torch.eye(4 * outputs, dtype=torch.float64)
+        at_zero = gradient(0 * unit[0])
+        hessian = torch.stack([gradient(each) - at_zero for each in unit], 1)
+        nn.utils.vector_to_parameters(torch.linalg.solve(hessian, -at_zero), model.parameters())
+        return torch.cat((model.weight, model.bias[:, None]), 1).detach().T
+
+    ends = {}
+    for structure in ("kronecker", "diagonal"):
+        model = nn.Linear(3, outputs).double()
+        ewc = EWC(importance=1, structure=structure)
+        fit(model, tasks[0], ewc)
+        ewc.consolidate(model, [tasks[0]], likelihood="gaussian")
+        ends[structure] = fit(model, tasks[1], ewc)
+    assert float((ends["kronecker"] - both).abs().max()) < 1e-8
+    assert float((ends["diagonal"] - both).abs().max()) > 0.05
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -266,7 +340,7 @@ def test_a_token_that_is_left_out_does_not_matter() -> None:
         (ValueError, "take 'sample'", (2, 50, 100), torch.zeros(2, 50, dtype=torch.int64), {}),
         (ValueError, "take 'sample'", (2, 5000), torch.zeros(2, 5000), {"likelihood": "gaussian"}),
         (ValueError, r"transpose\(1, 2\)", (2, 5, 3), torch.zeros(2, 3, dtype=torch.int64), {}),
-        (ValueError, "every token", (2, 5, 3), torch.full((2, 5), -100), {}),
+        (ValueError, "everything in the loader", (2, 5, 3), torch.full((2, 5), -100), {}),
         (ValueError, "labels run from -1", (2, 5, 3), torch.full((2, 5), -1), {"estimator": "empirical"}),
         (ValueError, "of 'categorical', 'bernoulli', 'gaussian'", (2, 3), torch.zeros(2), {"likelihood": "poisson"}),
         (ValueError, "would be zero", (2, 3), torch.zeros(2, 3), {"likelihood": "gaussian", "estimator": "predicted"}),
@@ -286,6 +360,14 @@ def test_what_cannot_be_measured_is_refused(error, message, outputs, targets, op
     x = torch.ones(2, 1)
     with pytest.raises(error, match=message):
         diagonal_fisher(model, [x if targets is None else (x, targets)], forward=forward, **options)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("estimator", ["exact", "sample", "empirical"])
+def test_sequences_without_a_token_are_refused(likelihood: Likelihood, estimator: Estimator) -> None:
+    model, inputs, targets = case("categorical")
+    with pytest.raises(ValueError, match=r"returns nothing for an input, its outputs have shape \(5, 0, 3\)"):
+        diagonal_fisher(model, [(inputs[:, :0], targets[:, :0])], estimator, likelihood=likelihood)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
@@ -387,3 +469,132 @@ def test_forward_may_hook_its_activations_and_multiply_by_sparse_matrices() -> N
 def test_forwards_that_are_no_models(message: str, model: nn.Module, options: Any) -> None:
     with pytest.raises(ValueError, match=message):
         diagonal_fisher(model.double(), [(IMAGES, torch.zeros(N, dtype=torch.int64))], **options)
+
+
+def of_each(model: nn.Module, x: Tensor, log_p: Any) -> dict[str, Tensor]:
+    """Σ_n Σ w (∂ log p / ∂θ)² / N in float64; `log_p` takes the outputs of an image, and gives the w and log p."""
+    model = copy.deepcopy(model).double()
+    parameters = dict(model.named_parameters())
+    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for each in x.double():
+        for weight, value in log_p(model(each[None])[0]):
+            found = torch.autograd.grad(value, [*parameters.values()], retain_graph=True)
+            for f, g in zip(sums.values(), found, strict=True):
+                f += weight * g**2
+    return {name: f / len(x) for name, f in sums.items()}
+
+
+def sure(outputs: int) -> nn.Module:
+    """Its outputs are 25, and 0 for the second of two: 1 − p is 1e-11, below what single precision knows near 1."""
+    model = nn.Linear(4, outputs)
+    with torch.no_grad():
+        model.weight.mul_(0.1)
+        model.bias.copy_(torch.tensor([25.0, 0.0])[:outputs])
+    return model
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical", "predicted"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_a_sure_model_in_single_precision(likelihood: Likelihood, estimator: Estimator) -> None:
+    """1 − p is not formed as a difference: half of its digits, or all, would be rounding."""
+    x = IMAGES.float()
+    if likelihood == "bernoulli":
+        model, y = sure(1), torch.ones(N, 1)
+
+        def log_p(z: Tensor) -> list[tuple[float, Tensor]]:
+            yes, no = z.sigmoid().item(), (-z).sigmoid().item()
+            both = [(yes, -torch.nn.functional.softplus(-z)[0]), (no, -torch.nn.functional.softplus(z)[0])]
+            return both if estimator == "exact" else [(1.0, both[0][1])]
+    else:
+        model, y = sure(2), torch.zeros(N, dtype=torch.int64)
+
+        def log_p(z: Tensor) -> list[tuple[float, Tensor]]:
+            of_all = z.log_softmax(0)
+            if estimator == "exact":
+                return [(of_all[c].exp().item(), of_all[c]) for c in range(2)]
+            return [(1.0, of_all[0])]
+
+    expected = of_each(model, x, log_p)
+    oracles.assert_close(diagonal_fisher(model, [(x, y)], estimator, likelihood=likelihood), expected, 1e-4)
+
+
+def test_labels_in_bytes_leave_no_class_out() -> None:
+    """A language model of bytes: in them, −100 is written like 156."""
+    model, words, _ = case("categorical")
+    model.head = built(nn.Linear(4, 256))
+    labels = torch.tensor([[156, 7, 156], [1, 156, 255]])
+    expected = diagonal_fisher(model, [(words[:2], labels)], "empirical")
+    oracles.assert_close(diagonal_fisher(model, [(words[:2], labels.to(torch.uint8))], "empirical"), expected, 0)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convolution"])
+@pytest.mark.parametrize("estimator", ["exact", "empirical", "predicted"])
+def test_an_image_labelled_minus_100_is_left_out(estimator: Estimator, kind: str) -> None:
+    """By each estimator, of diagonal and factors, as `cross_entropy` does; also where a whole batch is."""
+    model = mlp()
+    x = IMAGES
+    if kind == "convolution":
+        model = built(nn.Sequential(nn.Conv1d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(6, 3)))
+        x = x[:, None]
+    labels = torch.tensor([0, -100, 2, 1, -100])
+    kept = labels >= 0
+    expected = diagonal_fisher(model, [(x[kept], labels[kept])], estimator)
+    for cuts in ([5], [1, 1, 3], [4, 1]):
+        loader = list(zip(x.split(cuts), labels.split(cuts), strict=True))
+        oracles.assert_close(diagonal_fisher(model, loader, estimator), expected, 1e-12)
+        found = kronecker_fisher(model, loader, estimator)
+        for name, factors in kronecker_fisher(model, [(x[kept], labels[kept])], estimator).factors.items():
+            assert torch.allclose(found.factors[name].a, factors.a, atol=1e-12)
+            assert torch.allclose(found.factors[name].g, factors.g, atol=1e-12)
+
+
+def test_a_prompt_that_only_a_middle_token_sees_is_a_sample() -> None:
+    """It is left out of the loss, but its weights act; the vector that is sent back first does not reach it."""
+
+    class Local(nn.Module):
+        """Each token sees itself and the one before it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.head = nn.Linear(4, 4), nn.Linear(4, C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.mix(x).tanh()
+            logits: Tensor = self.head(x + torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1])
+            return logits
+
+    model = built(Local())
+    x = torch.randn(N, T, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    labels = torch.tensor([[-100, 1, 2]]).expand(N, T)
+    rows = torch.cat((x, torch.ones(N, T, 1, dtype=torch.float64)), 2).flatten(0, 1)
+    a = kronecker_fisher(model, [(x, labels)]).factors["mix"].a
+    assert torch.allclose(a, rows.T @ rows / (2 * N), atol=1e-12)
+
+
+def test_a_mask_of_classes_leaves_tokens_alone() -> None:
+    """`Masked` hides columns of the last dimension, also of logits (N, T, C)."""
+    model, words, labels = case("categorical")
+    z = model(words)
+    masked = Masked(model, [0, 2])(words)
+    assert torch.equal(masked[..., [0, 2]], z[..., [0, 2]])
+    assert bool((masked[..., 1] < -1e8).all())
+    found = diagonal_fisher(Masked(model, [0, 2]), [(words, labels)])
+    assert float(found["model.head.bias"][1]) == 0 < float(found["model.head.bias"][0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_half_precision_is_that_of_its_weights(likelihood: Likelihood, estimator: Estimator, dtype: Any) -> None:
+    """Up to rounding, F of the same weights in float64; sums are in single precision."""
+    model, inputs, targets = case(likelihood)
+    low = copy.deepcopy(model).to(dtype)
+    x = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vmap may be given up
+        found = diagonal_fisher(low, [(x, targets)], estimator, likelihood=likelihood)
+    same = copy.deepcopy(low).double()
+    back = x.double() if x.is_floating_point() else x
+    expected = diagonal_fisher(same, [(back, targets)], estimator, likelihood=likelihood)
+    assert all(f.dtype == torch.float32 for f in found.values())
+    oracles.assert_close(found, expected, 0.1)

@@ -83,8 +83,8 @@ MUTANTS = {
     "several draws added up": Mutant("likelihoods", "v /= len(drawn) ** 0.5", "pass", "several_draws", "fisher"),
     "every image meets every label": Mutant(
         "likelihoods",
-        "v.scatter_add_(-1, drawn[k, images, ..., None], torch.ones_like(v[..., :1]))",
-        "v = v * len(v) + torch.nn.functional.one_hot(drawn[k, images], v.shape[1]).sum(0)",
+        "v.scatter_(-1, y, -v.sum(-1, keepdim=True))  # e_y − p, eq. (4.8)\n        if",
+        "v = -p[images] * len(y) + torch.nn.functional.one_hot(y[:, 0], p.shape[1]).sum(0)\n        if",
         "loop and linear and empirical",
         "fisher",
     ),
@@ -98,15 +98,30 @@ MUTANTS = {
         "fisher",
     ),
     "averaged over sequences, not tokens": Mutant(
-        "likelihoods", "units = int(used.sum()) if tokens else len(outputs)", "units = len(outputs)", "observed and cat"
+        "likelihoods", "units = int(used.sum())\n", "units = len(outputs)\n", "observed and cat"
     ),
     "tokens left out are counted": Mutant(
-        "likelihoods", "        if tokens:\n            v *= used[images, ..., None]\n", "", "observed and cat"
+        "likelihoods", "            v *= left_out[images, ..., None]\n", "            pass\n", "observed and cat"
     ),
     "one vector for all tokens": Mutant(
         "likelihoods", "return Vectors(classes * positions, make", "return Vectors(classes, make", "observed and cat"
     ),
-    "padding among the samples of A": Mutant("layers", "a = a[counted.flatten()]", "pass", "padding", "likelihoods"),
+    "padding among the samples of A": Mutant(
+        "layers", """a = a[self._sums["counted"]]""", "pass", "padding", "likelihoods"
+    ),
+    "what the first vector does not reach is no sample": Mutant(
+        "layers",
+        """self._sums.get("counted", counted) | counted""",
+        """self._sums.get("counted", counted)""",
+        "prompt",
+        "likelihoods",
+    ),
+    "1 − p is a difference": Mutant(
+        "likelihoods", "_precise(-outputs).sigmoid()", "1 - _precise(outputs).sigmoid()", "sure_model", "likelihoods"
+    ),
+    "bytes are compared with −100": Mutant(
+        "likelihoods", "labels.long() != _LEFT_OUT", "labels != _LEFT_OUT", "in_bytes", "likelihoods"
+    ),
     "the proof looks at the first class": Mutant(
         "likelihoods",
         "return first if k == 0 else",
@@ -117,12 +132,16 @@ MUTANTS = {
     "rows keep their places": Mutant(
         "layers", "reorders = any(", "reorders = False and any(", "later_batch", "likelihoods"
     ),
+    "a divided penalty passes unseen": Mutant(
+        "scaler", "if scale >= _SMALLEST:", "if scale >= 1e9:", "scaler_divides", "distributed"
+    ),
+    "a mask hides tokens": Mutant("models", "hidden[self.classes] = False", "pass", "mask_of_classes", "likelihoods"),
     "each rank for itself": Mutant("ranks", "        dist.all_reduce(tensor)\n", "", "every_rank and 2", "distributed"),
     "variance for the standard deviation": Mutant(
-        "likelihoods", "_exact_independent((p * (1 - p)).sqrt()", "_exact_independent(p * (1 - p)", "observed and bern"
+        "likelihoods", "_exact_independent((p * rest).sqrt()", "_exact_independent(p * rest", "observed and bern"
     ),
     "a Gaussian's noise around the output": Mutant(
-        "likelihoods", "_differences(noise, torch.zeros_like(z)", "_differences(noise, z", "sample_has and gauss"
+        "likelihoods", "n: noise[k, n], outputs", "n: noise[k, n] - z[n], outputs", "sample_has and gauss"
     ),
     "draws of a Bernoulli always yes": Mutant(
         "likelihoods", "torch.bernoulli(p, generator=generator)", "torch.ones_like(p)", "sample_has and bern"
@@ -199,7 +218,7 @@ MUTANTS = {
     ),
     "memory of another precision": Mutant(
         "quadratics",
-        "if [o.dtype for o in self._offsets] != [p.dtype for p in parameters]:",
+        "if [(o.dtype, o.shape) for o in self._offsets] != [(p.dtype, p.shape) for p in own]:",
         "if not self._offsets:",
         "another_precision",
     ),
@@ -244,7 +263,7 @@ MUTANTS = {
         "quadratics", "center[name] = f.clone(), theta.clone()", "center[name] = f.clone(), theta", "right_after_it"
     ),
     "weights compared with themselves": Mutant(
-        "quadratics", "offsets = [p - m for p, m", "offsets = [p - p for p, m", "half_by_hand"
+        "quadratics", "offsets = [local(p) - local(m)", "offsets = [local(p) - local(p)", "half_by_hand"
     ),
     "η missing in the proximal step": Mutant(
         "ewc", "lr * self.importance)", "self.importance)", "proximal_step_by_hand"
