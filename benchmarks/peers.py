@@ -15,7 +15,6 @@ import argparse
 import copy
 import importlib.metadata
 import json
-import math
 import multiprocessing
 import platform
 import statistics
@@ -268,7 +267,7 @@ def with_nngeometry(quantity: Quantity, model: nn.Module, data: Batches) -> Resu
     representation = PMatDiag if quantity == "exact" else PMatKFAC
     found = FIM(model, loader, representation, variant="classif_logits")
     if quantity == "kronecker":
-        return {name: (a[: -1, : -1] if len(a) > 1 else a, g) for name, (a, g) in found.data.items()}
+        return {name: (a[:-1, :-1] if len(a) > 1 else a, g) for name, (a, g) in found.data.items()}
     parts = found.get_diag().split([p.numel() for p in model.parameters()])
     return {n: part.view_as(p) for (n, p), part in zip(model.named_parameters(), parts, strict=True)}
 

@@ -172,7 +172,7 @@ def kronecker_fisher(
             for layer in factored:
                 counted = layer.counted(step.first[layer], step.vectors.used)
                 a, g = layer.products(counted)
-                places = layer.outputs.numel() // len(g) if counted is None else int(counted.sum())
+                places = layer.shape.numel() // len(g) if counted is None else int(counted.sum())
                 if layer.name in sums:
                     old = sums[layer.name]
                     a, g, places = old[0] + a, old[1] + g, old[2] + places

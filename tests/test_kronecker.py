@@ -54,7 +54,7 @@ FACTORED = {
     "linear": [""], "log-softmax": ["0"], "mlp": ["1", "3"], "no bias": ["0", "2"], "in-place relu": ["0", "3", "6"],
     "tokens": ["0", "3"], "tokens in two dimensions": ["0", "3"], "conv2d": ["0", "3"],
     "conv2d, one group": ["0", "3"], "conv1d, one group": ["0", "3"], "bias frozen": ["1", "3"],
-    "weight frozen": ["3"], "layer frozen": ["3"], "conv2d, everything": ["3"], "conv1d": ["3"], "conv3d": ["3"],
+    "weight frozen": ["3"], "layer frozen": ["3"], "conv2d, everything": ["3"], "conv1d": ["3"], "conv3d": ["0", "3"],
     "conv2d, padding='same'": ["3"], "batch norm": ["0", "5"], "batch norm of a convolution": ["0", "4"],
     "layer norm": ["0", "4"], "embedding": ["1", "4"], "tied weights": ["4"], "tied embedding": [],
     "module called twice": ["head"], "weight used elsewhere": ["head"], "unused layer": ["head"],
