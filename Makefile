@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run learn test test-machines notebooks bench clean
+.PHONY: run learn test test-machines notebooks bench bench-peers clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed   ## the three acts on the complete data, in about a minute
@@ -26,11 +26,20 @@ notebooks: .venv/installed   ## run every notebook anew and store its outputs
 bench: .venv/installed   ## the measurements behind the claims about speed
 	$(BIN)/python benchmarks/benchmark.py
 
+bench-peers: .venv-peers/installed   ## the same of five other libraries, in an environment of its own
+	.venv-peers/bin/python benchmarks/peers.py
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers
 
 .venv/installed: requirements.txt pyproject.toml
 	@echo "Installing into .venv, once: PyTorch, Jupyter and the tools of the tests, 2 GB or more, in a minute or two."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv-peers/installed: benchmarks/peers-requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers-requirements.txt
+	.venv-peers/bin/python -m pip install --disable-pip-version-check --no-deps avalanche-lib==0.6.0
 	touch $@

@@ -38,7 +38,7 @@ def diagonal_fisher(
     With another `likelihood`, ∂ log p / ∂θ is that of binary or multi-label answers, or of a regression; see
     `contlearn.likelihoods` for the formulas. With tokens, logits (N, T, C), F is averaged over the tokens, so that λ
     keeps its meaning beside a loss that is a mean over tokens; take `"sample"`, which needs one backward pass where
-    `"exact"` needs T · C.
+    `"exact"` needs T · (C − 1).
 
     Linear, convolutional and normalisation layers take the closed form, eq. (4.10); other parameters (embeddings,
     shared weights, attention's packed projection) are differentiated image by image, batched by `torch.func.vmap` or,
@@ -51,8 +51,8 @@ def diagonal_fisher(
 
     Memory, beside the model and the reader's batch: F, one gradient, two of the largest parameter, and twice the larger
     of 64 MiB and what one image needs (activations, patches, gradients); small batches are joined, and large ones cut,
-    to stay within that, and nothing grows with C². `"exact"` takes C backward passes: with many classes, `"sample"` is
-    C times as fast.
+    to stay within that, and nothing grows with C². `"exact"` takes C − 1 backward passes: with many classes,
+    `"sample"` is as many times as fast.
 
     Args:
         model: maps inputs (N, …) to logits (N, C), C ≥ 2, or (N, T, C) for T tokens; for the other likelihoods to

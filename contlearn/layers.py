@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import group_norm, layer_norm, rms_norm, unfold
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
 
 _Node = Any  # of autograd's graph
+_BLOCK = 128  # rows at a time of a symmetric matrix
 
 
-_LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d
+_LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
 _REORDERING = (
     "Index",
     "Gather",
@@ -46,13 +48,14 @@ class Layer:
         self.factored = type(self) is Layer and getattr(module, "groups", 1) == 1 and "weight" in names
         kernel, normalised = getattr(module, "kernel_size", ()), getattr(module, "normalized_shape", ())
         self.dimensions = 2 + len(kernel) if kernel else 1 + max(1, len(normalised))  # of inputs that come in batches
+        self.listen()
         self.listening = False
-        self.inputs = self.outputs = torch.empty(0)
 
     def listen(self) -> None:
         """Forget the last forward pass, and record the next."""
         self.listening = True
-        self.inputs = self.outputs = torch.empty(0)
+        self.inputs, self.shape = torch.empty(0), torch.Size()
+        self.edge: GradientEdge | None = None  # where z stands in autograd's graph
         self._a: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
 
@@ -61,35 +64,39 @@ class Layer:
         if not isinstance(output, Tensor):
             return output
         if self.listening:
-            self.inputs, self.outputs = (args[0] if args else kwargs["input"]).detach(), output
-        return output.clone()  # so that an in-place ReLU leaves z alone
+            # As autocast saw them; what an in-place ReLU makes of z later does not matter.
+            self.inputs = (args[0] if args else kwargs["input"]).detach().to(output.dtype)
+            self.shape = output.shape
+            self.edge = get_gradient_edge(output) if output.requires_grad else None
+        return output.clone() if output._is_view() else output  # in place, a view would change its edge
 
     @property
     def numbers(self) -> int:
         """How many an image takes here: patches, outputs and gradients."""
-        return self.patches()[0].numel() + 3 * self.outputs[0].numel() if self.fits(1) else 0
+        return self.patches()[0].numel() + 3 * self.shape.numel() if self.fits(1) else 0
 
     def fits(self, images: int) -> bool:
         """Whether what the layer saw last has that many images along the first dimension."""
-        return self.inputs.ndim >= self.dimensions and len(self.inputs) == len(self.outputs) == images
+        return self.inputs.ndim >= self.dimensions and len(self.inputs) == self.shape[0] == images
 
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
         if self._a is None:
-            self._a = self._patches(_precise(self.inputs.to(self.outputs.dtype)))  # as autocast saw them
+            self._a = self._patches(_precise(self.inputs))
         return self._a
 
     def _patches(self, a: Tensor) -> Tensor:
         layer = self.module
         if isinstance(layer, nn.Linear):
             return a.reshape(len(a), 1, -1, layer.in_features).mT
-        if isinstance(layer, nn.Conv1d):  # an image one pixel high
-            a, options = a[:, :, None], {"dilation": (1, *layer.dilation), "stride": (1, *layer.stride)}
-            a = unfold(a, (1, *layer.kernel_size), padding=(0, int(layer.padding[0])), **options)
-        else:
-            padding = (int(layer.padding[0]), int(layer.padding[1]))
-            a = unfold(a, layer.kernel_size, layer.dilation, padding, layer.stride)
-        return a.reshape(len(a), layer.groups, -1, a.shape[-1])
+        a = pad(a, [int(p) for p in reversed(layer.padding) for _ in "<>"])
+        for axis, k in enumerate(layer.kernel_size):
+            spacing = layer.dilation[axis]
+            a = a.unfold(axis + 2, (k - 1) * spacing + 1, layer.stride[axis])[..., ::spacing]
+        d = len(layer.kernel_size)  # now (N, channels, places…, kernel…)
+        places = a.shape[2 : d + 2].numel()
+        a = a.permute(0, 1, *range(d + 2, 2 * d + 2), *range(2, d + 2))
+        return a.reshape(len(a), layer.groups, -1, places)
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z in the shape of the layer's output, brought to (N, G, O, T)."""
@@ -116,7 +123,7 @@ class Layer:
         self._add("bias", g.sum(-1).square().sum(0))
         some = max(1, budget // (g[0, ..., 0].numel() * a.shape[2]))
         for g_part, a_part in zip(g.split(some), a.split(some), strict=True):
-            self._add("weight", (g_part @ a_part.mT).square().sum(0))  # per image g aᵀ, eq. (4.9), then its square
+            self._add("weight", (g_part @ a_part.mT).square_().sum(0))  # per image g aᵀ, eq. (4.9), then its square
 
     def squares(self) -> dict[str, Tensor]:
         """Σ_n Σ_v (∂/∂θ)² of the parameters, by name and in their shape, from the gradients taken in."""
@@ -131,22 +138,24 @@ class Layer:
 
     def add_products(self, g: Tensor, used: Tensor | None) -> None:
         """Take in ∂/∂z for one of the vectors that are sent backwards; `used`, (N,) or (N, T), as in `Vectors`."""
-        rows = self.gradients(g)[:, 0].mT.flatten(0, 1)  # (N·T, O)
-        self._add("G", rows.T @ rows)
+        columns = self.gradients(g)[:, 0].transpose(0, 1).flatten(1)  # (O, N·T)
+        self._sums["G"] = _add_gram(self._sums.get("G"), columns)
         if used is not None and used.ndim == 1:  # whole images are left out
-            self._sums["counted"] = used[:, None].expand(-1, len(rows) // len(used)).flatten()
+            self._sums["counted"] = used[:, None].expand(-1, columns.shape[1] // len(used)).flatten()
         elif used is not None and isinstance(self.module, nn.Linear) and g.shape[:-1] == used.shape:
-            counted = used.flatten() | rows.ne(0).any(1)  # those of padding, where ∂/∂z is 0, are no samples
+            counted = used.flatten() | columns.ne(0).any(0)  # those of padding, where ∂/∂z is 0, are no samples
             self._sums["counted"] = self._sums.get("counted", counted) | counted
 
     def products(self) -> tuple[Tensor, Tensor, int]:
         """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and of how many a."""
-        a = self.patches()[:, 0].mT.flatten(0, 1)  # (N·T, I)
+        a = self.patches()[:, 0].transpose(0, 1).flatten(1)  # (I, N·T)
         if "counted" in self._sums:
-            a = a[self._sums["counted"]]
+            a = a[:, self._sums["counted"]]
+        whole = _mirrored(_add_gram(None, a))
         if "bias" in self.names:
-            a = torch.cat((a, a.new_ones(len(a), 1)), 1)
-        return a.T @ a, self._sums["G"], len(a)
+            whole = pad(whole, (0, 1, 0, 1), value=a.shape[1])
+            whole[-1, :-1] = whole[:-1, -1] = a.sum(1)
+        return whole, _mirrored(self._sums["G"]), a.shape[1]
 
     def _add(self, key: str, value: Tensor) -> None:
         self._sums[key] = self._sums[key] + value if key in self._sums else value
@@ -231,9 +240,10 @@ def connected(
         layer
         for layer in layers
         if layer.fits(images)
-        and layer.outputs.grad_fn in consumers
+        and layer.edge is not None
+        and layer.edge.node in consumers
         and all(
-            id(parameters[name]) in leaves and through(leaves[id(parameters[name])], layer.outputs.grad_fn)
+            id(parameters[name]) in leaves and through(leaves[id(parameters[name])], layer.edge.node)
             for name in layer.names.values()
         )
     ]
@@ -266,8 +276,9 @@ def agrees(
     for kind, (closed, size) in layer.of_image(g, n).items():
         if kind in layer.names:
             gradient = expected[layer.names[kind]]
-            error = (closed if gradient is None else closed.sub_(gradient.reshape_as(closed))).abs_().max()
-            if not bool(error <= tolerance(dtype) * size):
+            error = closed if gradient is None else closed.sub_(gradient.reshape_as(closed))
+            least, most = error.aminmax()
+            if not bool(torch.maximum(-least, most) <= tolerance(dtype) * size):
                 return False
     return True
 
@@ -275,6 +286,18 @@ def agrees(
 def tolerance(dtype: torch.dtype) -> float:
     """What two ways to compute one number may differ by, relative to the size of its terms: half of the digits."""
     return float(torch.finfo(dtype).eps ** 0.5)
+
+
+def _add_gram(total: Tensor | None, x: Tensor) -> Tensor:
+    """Add x xᵀ to `total`, or make one; only what `_mirrored` reads of it is right, which saves half of the work."""
+    total = x.new_zeros(len(x), len(x)) if total is None else total
+    for start in range(0, len(x), _BLOCK):
+        total[start : start + _BLOCK, start:].addmm_(x[start : start + _BLOCK], x[start:].T)
+    return total
+
+
+def _mirrored(total: Tensor) -> Tensor:
+    return total.triu() + total.triu(1).T
 
 
 def _precise(tensor: Tensor) -> Tensor:

@@ -6,15 +6,20 @@ the log-likelihood at the outputs z, where y is the target and p the probabiliti
                 categorical            Bernoulli             Gaussian of unit variance
     log p(y)    log softmax(z)_y       Σ_k log p_k(y_k)      −½ Σ_k (y_k − z_k)² + constant
     ∂/∂z        e_y − p                y − p                 y − z
-    exact       √p_c (e_c − p)         √(p_k (1 − p_k)) e_k  e_k                  expectation over the model's own y
+    exact       √p_c (e_c − m), c ≠ k  √(p_k (1 − p_k)) e_k  e_k                  expectation over the model's own y
     sample      y drawn from the model's own prediction: one draw, or the mean over several, eq. (4.5)
     empirical   y as the data have it, eq. (4.6)
     predicted   the most likely y, eq. (4.7)
 
-The first line's derivative for a classifier is eq. (4.8), with p = softmax(z), eq. (2.2), and the c-th unit vector e_c;
-its expectation is eq. (4.3). The vectors of `"exact"` are the columns of a square root of the Fisher information of the
-outputs themselves, Cov(∂ log p / ∂z): diag(p) − p pᵀ, diag(p (1 − p)), and the unit matrix (Martens 2020,
-arXiv:1412.1193). All squares are taken image by image, and only then averaged.
+The first line's derivative for a classifier is eq. (4.8), with p = softmax(z), eq. (2.2), and the c-th unit vector e_c.
+The vectors of `"exact"` are the columns of a square root of the Fisher information of the outputs themselves,
+Cov(∂ log p / ∂z): diag(p) − p pᵀ, diag(p (1 − p)), and the unit matrix (Martens 2020, arXiv:1412.1193). All squares are
+taken image by image, and only then averaged.
+
+The expectation over C classes, eq. (4.3), has the C vectors √p_c (e_c − p). They lie in C − 1 dimensions, for
+Σ_c √p_c · √p_c (e_c − p) = 0; so the reflection that takes the unit vector (√p_1 … √p_C) to −e_k makes the k-th vanish
+and leaves the sum of their outer products as it is. The others become √p_c (e_c − m), with
+m = (p + √p_k e_k) / (1 + √p_k): one backward pass less. k is the most likely class.
 
 A model of sequences has T tokens in an image. Given the inputs, their targets are independent and each score e_y − p
 has mean zero, so in expectation the products of different positions vanish, and one draw for all positions, sent
@@ -151,23 +156,25 @@ def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, left_out: Tensor |
     classes, positions = p.shape[-1], math.prod(p.shape[1:-1])
     if p.ndim == 3:
         _refuse_absurd(classes * positions, f"{positions} tokens × {classes} classes")
-    every = torch.arange(len(p), device=p.device)
     p, used = p.view(len(p), positions, classes), used.view(len(p), positions)
     # The vector that comes first is what the proof looks at: of each image the last token, which has seen the others,
-    # and there the class with the longest vector. A class that is masked out, or padding, would prove nothing.
+    # and there the class second to k, with about the longest vector. A class that is masked out, or padding, would
+    # prove nothing.
     last = (used * torch.arange(1, positions + 1, device=p.device)).argmax(1)
-    loudest = p[every, last].square().sum(-1, keepdim=True).sub(2 * p[every, last]).add(1).mul(p[every, last]).argmax(1)
+    ranked, order = p.sort(-1, descending=True)  # the first is k
+    root = ranked.sqrt() * used[..., None]
+    m = p.scatter_add(-1, order[..., :1], root[..., :1]) / (1 + root[..., :1])
 
-    def make(k: int, images: slice) -> Tensor:
-        n = every[images]
-        t, c = _exchanged(k // classes, last[images]), _exchanged(k % classes, loudest[images])
-        v = torch.zeros_like(p[images])
-        row = (-p[n, t]).scatter_(-1, c[:, None], 0)
-        row.scatter_(-1, c[:, None], -row.sum(-1, keepdim=True))  # e_c − p, eq. (4.8)
-        v[n - images.start, t] = (p[n, t, c].sqrt() * used[n, t])[:, None] * row  # √p_c (e_c − p), eq. (4.3)
+    def make(number: int, images: slice) -> Tensor:
+        place, rank = divmod(number, classes - 1)
+        t = _exchanged(place, last[images])[:, None, None]
+        c, root_c = (each[images, :, rank + 1 : rank + 2] for each in (order, root))
+        root_c = torch.zeros_like(root_c).scatter_(1, t, root_c.gather(1, t))  # only at place t
+        v = (-m[images]).scatter_add_(-1, c, torch.ones_like(root_c))
+        v *= root_c  # √p_c (e_c − m), eq. (4.3) and eq. (4.8)
         return v.view(-1, *says.shape[1:]).to(dtype)
 
-    return Vectors(classes * positions, make, says, int(used.sum()), left_out)
+    return Vectors((classes - 1) * positions, make, says, int(used.sum()), left_out)
 
 
 def _true(logits: Tensor, labels: Tensor | None, used: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Step:
         """∂(v · logits)/∂z of each layer."""
         if not layers:
             return {}
-        found = torch.autograd.grad(self.logits, [layer.outputs for layer in layers], v, retain_graph=True)
+        found = torch.autograd.grad(self.logits, [layer.edge for layer in layers], v, retain_graph=True)
         return dict(zip(layers, found, strict=True))
 
     def squares(self, plain: list[Layer], factored: Iterable[Layer] = ()) -> Iterator[tuple[str, Tensor]]:
@@ -142,11 +142,13 @@ class Sweep:
         def release() -> Iterator[Batch]:
             whole = joined(held)
             held.clear()
-            for start in range(0, whole.images, size):
-                yield whole[start : start + size]
+            parts = -(-whole.images // size)
+            even = -(-whole.images // parts)  # for each part costs a proof
+            for start in range(0, whole.images, even):
+                yield whole[start : start + even]
 
         for batch in stream:
-            if held and not held[0].fits(batch):
+            if held and not (held[0].fits(batch) and sum(each.images for each in held) + batch.images <= size):
                 yield from release()
             if not held:
                 size = self._images_at_once(batch)

@@ -201,6 +201,7 @@ CLOSED_FORM = {
         ),
         (1, 4, 4),
     ),
+    "in-place relu of tokens": Case(lambda: classifier(nn.Linear(3, 2), nn.ReLU(inplace=True), features=10), (5, 3)),
     "tokens": Case(lambda: classifier(nn.Linear(3, 2), nn.Tanh(), features=10), (5, 3)),
     "tokens in two dimensions": Case(lambda: classifier(nn.Linear(3, 2), nn.Tanh(), features=12), (2, 3, 3)),
     "few wide tokens": Case(lambda: classifier(nn.Linear(20, 20), nn.Tanh(), features=40), (2, 20)),

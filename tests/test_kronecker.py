@@ -46,15 +46,16 @@ ALL = CASES | {
     "conv2d, one group": Case(  # (3, 2) pixels, stride, padding, dilation
         lambda: classifier(nn.Conv2d(2, 3, (3, 2), (2, 1), (2, 1), (1, 2)), nn.Tanh(), features=48), (2, 5, 4)),
     "conv1d, one group": Case(lambda: classifier(nn.Conv1d(2, 3, 3, 2, 1, 3), nn.Tanh(), features=6), (2, 7)),
+    "wide": Case(lambda: classifier(nn.Linear(140, 130), nn.Tanh(), features=130), (140,)),
     "mean of tokens": Case(mean_of_tokens, (3, 4)), "all frozen": frozen("1.weight", "1.bias", "3.weight", "3.bias"),
     "bias frozen": frozen("1.bias"), "weight frozen": frozen("1.weight"), "layer frozen": frozen("1.weight", "1.bias"),
 }  # fmt: skip
 # Which layers have factors; all other parameters have a diagonal.
 FACTORED = {
     "linear": [""], "log-softmax": ["0"], "mlp": ["1", "3"], "no bias": ["0", "2"], "in-place relu": ["0", "3", "6"],
-    "tokens": ["0", "3"], "tokens in two dimensions": ["0", "3"], "conv2d": ["0", "3"],
+    "wide": ["0", "3"], "tokens": ["0", "3"], "tokens in two dimensions": ["0", "3"], "conv2d": ["0", "3"],
     "conv2d, one group": ["0", "3"], "conv1d, one group": ["0", "3"], "bias frozen": ["1", "3"],
-    "weight frozen": ["3"], "layer frozen": ["3"], "conv2d, everything": ["3"], "conv1d": ["3"], "conv3d": ["3"],
+    "weight frozen": ["3"], "layer frozen": ["3"], "conv2d, everything": ["3"], "conv1d": ["3"], "conv3d": ["0", "3"],
     "conv2d, padding='same'": ["3"], "batch norm": ["0", "5"], "batch norm of a convolution": ["0", "4"],
     "layer norm": ["0", "4"], "embedding": ["1", "4"], "tied weights": ["4"], "tied embedding": [],
     "module called twice": ["head"], "weight used elsewhere": ["head"], "unused layer": ["head"],

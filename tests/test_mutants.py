@@ -45,7 +45,7 @@ MUTANTS = {
     ),
     "gradients summed over the batch, then squared": Mutant(
         "layers",
-        "(g_part @ a_part.mT).square().sum(0)",
+        "(g_part @ a_part.mT).square_().sum(0)",
         "(g_part @ a_part.mT).sum(0).square()",
         "loop and conv2d and exact",
     ),
@@ -78,7 +78,7 @@ MUTANTS = {
         "loop and convolution and exact",
     ),
     "classes not weighted by their probability": Mutant(
-        "likelihoods", "p[n, t, c].sqrt()", "torch.ones_like(p[n, t, c])", "loop and linear and exact", "fisher"
+        "likelihoods", "ranked.sqrt() *", "torch.ones_like(ranked) *", "loop and linear and exact", "fisher"
     ),
     "several draws added up": Mutant("likelihoods", "v /= len(drawn) ** 0.5", "pass", "several_draws", "fisher"),
     "every image meets every label": Mutant(
@@ -104,10 +104,13 @@ MUTANTS = {
         "likelihoods", "            v *= left_out[images, ..., None]\n", "            pass\n", "observed and cat"
     ),
     "one vector for all tokens": Mutant(
-        "likelihoods", "return Vectors(classes * positions, make", "return Vectors(classes, make", "observed and cat"
+        "likelihoods",
+        "return Vectors((classes - 1) * positions, make",
+        "return Vectors(classes - 1, make",
+        "observed and cat",
     ),
     "padding among the samples of A": Mutant(
-        "layers", """a = a[self._sums["counted"]]""", "pass", "padding", "likelihoods"
+        "layers", """a = a[:, self._sums["counted"]]""", "pass", "padding", "likelihoods"
     ),
     "what the first vector does not reach is no sample": Mutant(
         "layers",
@@ -124,8 +127,8 @@ MUTANTS = {
     ),
     "the proof looks at the first class": Mutant(
         "likelihoods",
-        "return first if k == 0 else",
-        "return torch.full_like(first, k) if True else",
+        "p.sort(-1, descending=True)",
+        "p.sort(-1)",
         "masked_out",
         "likelihoods",
     ),
@@ -169,14 +172,20 @@ MUTANTS = {
         "softmax and hand",
     ),
     "last chunk only": Mutant("fisher", "fisher[name] += squares", "fisher[name] = squares", "chunks and mlp"),
-    "activations changed in place": Mutant("layers", "return output.clone()", "return output", "in-place and closed"),
+    "activations changed in place": Mutant(
+        "layers", "output.clone() if output._is_view() else output", "output", "in-place and closed"
+    ),
+    "a reflection that keeps no lengths": Mutant(
+        "likelihoods", "/ (1 + root[..., :1])", "/ (1 + p)", "loop and linear and exact", "fisher"
+    ),
+    "half of a symmetric matrix": Mutant("layers", "total.triu() + total.triu(1).T", "total", "wide", "kronecker"),
     "a closed form off by a tenth is trusted": Mutant(
         "layers", "return float(torch.finfo(dtype).eps ** 0.5)", "return 0.3", "scales_its_output"
     ),
     "rows that are not images are trusted": Mutant(
         "layers",
-        "len(self.inputs) == len(self.outputs) == images",
-        "len(self.inputs) == len(self.outputs)",
+        "len(self.inputs) == self.shape[0] == images",
+        "len(self.inputs) == self.shape[0]",
         "loop and tokens and batch and exact",
     ),
     "any path to the parameters will do": Mutant("layers", "if len(above) != 1:", "if not above:", "comes_late"),
@@ -188,10 +197,10 @@ MUTANTS = {
     ),
     "a layer that autograd does not reach is believed": Mutant(
         "layers",
-        "error = (closed if gradient is None else",
+        "error = closed if gradient is None else",
         """if gradient is None:
                 continue
-            error = (closed if gradient is None else""",
+            error = closed if gradient is None else""",
         "without_a_path",
     ),
     "every error under vmap is swallowed": Mutant(
@@ -273,7 +282,7 @@ MUTANTS = {
     ),
     "stale proximal step": Mutant("quadratics", "or self._weights[0] != strength", "", "forgets_what_it_had_prepared"),
     "bias left out of the factors": Mutant(
-        "layers", "a.new_ones(len(a), 1)", "a.new_zeros(len(a), 1)", "loops and mlp and exact", "kronecker"
+        "layers", "whole[-1, :-1] = whole[:-1, -1] = a.sum(1)", "pass", "loops and mlp and exact", "kronecker"
     ),
     "both factors averaged over the places of a convolution": Mutant(
         "fisher",
