@@ -1,6 +1,7 @@
 """What EWC costs as models grow and processes join: files/results/scale.json, files/figures/scale.png, docs/scale.md.
 
-    python benchmarks/scale.py           1, 2 and 4 processes, 1 to 80 million parameters: about ten minutes, 10 GB
+    python benchmarks/scale.py           1, 2 and 4 processes, 1 to 80 million parameters: about ten minutes, 10 GB;
+                                         what the file holds already is kept
     python benchmarks/scale.py --draw    the figure and the page's tables anew, from the file
 
 Multilayer perceptrons of four layers, 64 made-up images a step, shared by the processes, which talk by gloo on this one
@@ -75,7 +76,7 @@ class Traffic:
         dist.all_reduce = self.real
 
 
-def held(ewc: EWC) -> int:
+def bytes_held(ewc: EWC) -> int:
     """Bytes of S and μ that this process holds."""
     tensors = [*ewc.precision.values(), *ewc.center.values()]
     return sum(local(t).numel() * t.element_size() for t in tensors)
@@ -109,7 +110,7 @@ def one(millions: int, processes: int, rank: int) -> dict[str, Any]:
             )
         found["bytes reduced for F"] = traffic.bytes // 2  # two turns
     ewc.consolidate(model, [(x, y)], "sample", progress=False)
-    found["bytes of S and μ"] = held(ewc)
+    found["bytes of S and μ"] = bytes_held(ewc)
     with Traffic() as traffic:
         found["add_gradient"] = seconds(lambda: ewc.add_gradient(model))
         found["proximal_step"] = seconds(lambda: ewc.proximal_step(model, 1e-6))
@@ -140,7 +141,7 @@ def one(millions: int, processes: int, rank: int) -> dict[str, Any]:
                 fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         step(ewc, torch.optim.SGD(model.parameters(), lr=1e-6), model)
-        found["shards: bytes of S and μ"] = held(ewc)
+        found["shards: bytes of S and μ"] = bytes_held(ewc)
         found["shards: add_gradient"] = seconds(lambda: ewc.add_gradient(model))
         found["shards: proximal_step"] = seconds(lambda: ewc.proximal_step(model, 1e-6))
     return found
@@ -205,11 +206,9 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     memory = ["| million parameters | S and μ, whole | in 2 shards | in 4 shards |", "|---|---|---|---|"]
     for millions in sorted({p["millions"] for p in results["points"]}):
         own = {p["processes"]: p for p in results["points"] if p["millions"] == millions}
-        shards = (own[n]["shards: bytes of S and μ"] / 1e6 for n in PROCESSES[1:])
         whole = own[1]["bytes of S and μ"] / 1e6
-        memory.append(
-            f"| {own[1]['parameters'] / 1e6:.1f} | {whole:,.1f} MB | {' | '.join(f'{s:,.1f} MB' for s in shards)} |"
-        )
+        cells = (f"{own[n]['shards: bytes of S and μ'] / 1e6:,.1f} MB" if n in own else "" for n in PROCESSES[1:])
+        memory.append(f"| {own[1]['parameters'] / 1e6:.1f} | {whole:,.1f} MB | {' | '.join(cells)} |")
     computed = ["| a transformer's 20 blocks of width 2,048 | |", "|---|---|"]
     computed += [f"| {name} | {value:.3g} |" for name, value in large.items()]
     small = [p for p in results["points"] if "Kronecker: eigenbases" in p]
@@ -269,12 +268,16 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="draw the figure from the file")
     path = FILES / "results" / "scale.json"
     if not parser.parse_args().draw:
-        points = []
+        points = json.loads(path.read_text(encoding="utf-8"))["points"] if path.exists() else []
+        held = {(p["processes"], p["millions"]) for p in points}
         for processes in PROCESSES:
+            missing = tuple(m for m in MILLIONS if (processes, m) not in held)
             with tempfile.TemporaryDirectory() as folder:
-                multiprocessing.spawn(on_rank, (processes, MILLIONS, folder), processes)  # type: ignore
-                points += [json.loads((Path(folder) / f"{m}.json").read_text("utf-8")) for m in MILLIONS]
+                if missing:
+                    multiprocessing.spawn(on_rank, (processes, missing, folder), processes)  # type: ignore
+                points += [json.loads((Path(folder) / f"{m}.json").read_text("utf-8")) for m in missing]
         alone = [p for p in points if p["processes"] == 1]
+        points.sort(key=lambda p: (p["processes"], p["millions"]))
         results = {
             "command": "python benchmarks/scale.py",
             "date": date.today().isoformat(),

@@ -25,9 +25,8 @@ def test_tables_of_the_page_are_made_from_the_file(scale: ModuleType) -> None:
     results = json.loads((ROOT / "files" / "results" / "scale.json").read_text("utf-8"))
     page = (ROOT / "docs" / "scale.md").read_text("utf-8")
     assert scale.fill(page, scale.tables(results)) == page
-    assert {(p["processes"], p["millions"]) for p in results["points"]} == {
-        (processes, millions) for processes in (1, 2, 4) for millions in (1, 5, 20, 80)
-    }
+    assert [p["millions"] for p in results["points"] if p["processes"] == 1] == [1, 5, 20, 80]
+    assert {p["processes"] for p in results["points"]} == {1, 2, 4}
     for point in results["points"]:
         assert point["bytes of S and μ"] == 8 * point["parameters"]
         assert point["bytes reduced for a step"] == 0
@@ -64,7 +63,7 @@ def test_the_formulas_are_those_of_the_library(scale: ModuleType) -> None:
     diagonal, kronecker = EWC(1), EWC(1, structure="kronecker")
     diagonal.consolidate(model, [(x, y)])
     kronecker.consolidate(model, [(x, y)])
-    assert scale.held(diagonal) == computed["diagonal: bytes of S and μ"]
+    assert scale.bytes_held(diagonal) == computed["diagonal: bytes of S and μ"]
     kronecker.proximal_step(model, 0.1)
     quadratic = kronecker.quadratic
     held = [t for f in quadratic.factors.values() for t in (f.a, f.g)]
