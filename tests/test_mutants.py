@@ -112,10 +112,10 @@ MUTANTS = {
     "padding among the samples of A": Mutant(
         "layers", "a = a.T[counted.flatten()].T", "pass", "padding", "likelihoods"
     ),
-    "the proof looks at the first class": Mutant(
+    "the proof looks at the least likely class": Mutant(
         "likelihoods",
-        "p.sort(-1, descending=True)",
-        "p.sort(-1)",
+        "each[images, :, rank + 1 : rank + 2]",
+        "each[images, :, classes - 1 - rank : classes - rank]",
         "masked_out",
         "likelihoods",
     ),
