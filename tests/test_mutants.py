@@ -125,10 +125,10 @@ MUTANTS = {
     "bytes are compared with −100": Mutant(
         "likelihoods", "labels.long() != _LEFT_OUT", "labels != _LEFT_OUT", "in_bytes", "likelihoods"
     ),
-    "the proof looks at the first class": Mutant(
+    "the proof looks at the least likely class": Mutant(
         "likelihoods",
-        "p.sort(-1, descending=True)",
-        "p.sort(-1)",
+        "each[images, :, rank + 1 : rank + 2]",
+        "each[images, :, classes - 1 - rank : classes - rank]",
         "masked_out",
         "likelihoods",
     ),
