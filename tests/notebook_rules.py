@@ -169,6 +169,39 @@ def opening_says_what_and_how_long(notebook: NotebookNode, path: Path) -> list[s
     return complaints
 
 
+def reading_time_is_counted(notebook: NotebookNode, path: Path) -> list[str]:
+    """'40 minutes to read, 15 more for the appendices' is what README's formula gives, rounded to 5 minutes or so.
+
+    Words / 180, visible lines of code / 15, ¾ a formula, ½ a figure; exercises and references are not counted.
+    """
+    counted = {"text": 0.0, "appendices": 0.0, "": 0.0}
+    part = "text"
+    for _, cell in _cells(notebook):
+        for marks, title in HEADING.findall(_prose(cell)) if cell.cell_type == "markdown" else []:
+            if len(marks) <= 2:
+                part = "text"
+                if title.startswith("Appendix"):
+                    part = "appendices"
+                elif title in ("Exercises", "References"):
+                    part = ""
+        if cell.cell_type == "markdown":
+            words = DISPLAY_MATH.sub("", cell.source).split()
+            counted[part] += len(words) / 180 + 0.75 * len(TAG.findall(cell.source))
+            continue
+        if not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            counted[part] += sum(bool(line.strip()) for line in cell.source.splitlines()) / 15
+        counted[part] += 0.5 * sum("image/png" in output.get("data", {}) for output in cell.outputs)
+    opening = " ".join(cell.source for cell in notebook.cells[:3])
+    asked = {"text": r"(\d+) minutes to read", "appendices": r"(\d+) more for the appendi"}
+    complaints = []
+    for part, words in asked.items():
+        found = re.search(words, opening)
+        stated = float(found[1]) if found else 0.0
+        if abs(stated - counted[part]) > 5:
+            complaints.append(f"the {part} take {counted[part]:.0f} minutes by README's formula, not {stated:.0f}")
+    return complaints
+
+
 def headings_form_a_tree(notebook: NotebookNode, path: Path) -> list[str]:
     """The first cell opens with the only H1, and no heading skips a level."""
     complaints = []
@@ -295,6 +328,7 @@ RULES: list[Rule] = [
     visible_code_is_short,
     figures_are_numbered,
     opening_says_what_and_how_long,
+    reading_time_is_counted,
     headings_form_a_tree,
     links_are_alive,
     stored_clean,
