@@ -43,7 +43,7 @@ from contlearn import (
 PATH = results.FOLDER / "gallery.json"
 REFERENCE = 1000
 RATES_A, RATES_B = (0.1, 0.1, 0.01), (0.05, 0.05, 0.005)
-SHORT = (30, 100, 300, 1000, 10_000)  # for mistakes beside F, which change its scale little
+ADAM, DROPOUT = (100, 1000, 10_000), (30, 100, 300, 1000, 10_000)  # beside F: the scale of λ changes little
 HEADS = (100, 1000, 10_000, 100_000)
 LADDER = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 10**6, 3 * 10**6, 10**7)
 
@@ -258,7 +258,7 @@ def with_dropout(bench: Bench, seed: int) -> None:
     train(model, data, epochs=len(RATES_A), lr=RATES_A)
     for variant, mode in (("dropout, F in eval() mode", False), ("F with dropout on", True)):
         fisher = empirical(copy.deepcopy(model).train(mode), bench.few_a)
-        for importance in SHORT:
+        for importance in DROPOUT:
             if not bench.has(variant, importance, seed):
                 bench.note(variant, importance, seed, *bench.second(model, fisher, importance))
 
@@ -282,7 +282,7 @@ def with_adam(bench: Bench, seed: int) -> None:
     adam(model, data, optimizer, None)
     fisher = diagonal_fisher(model, bench.few_a)
     for variant in ("new Adam", "Adam carried over"):
-        for importance in SHORT:
+        for importance in ADAM:
             if bench.has(variant, importance, seed):
                 continue
             student, ewc = copy.deepcopy(model), EWC(importance)
@@ -425,8 +425,8 @@ PARTS = {  # by the last run of each part, which tells whether the file has it
     ("off by one", 30_000): two_tasks,
     ("old F overwritten", 1000): five_tasks,
     ("group norm", 30_000): normalised,
-    ("F with dropout on", SHORT[0]): with_dropout,
-    ("Adam carried over", SHORT[0]): with_adam,
+    ("F with dropout on", DROPOUT[0]): with_dropout,
+    ("Adam carried over", ADAM[-1]): with_adam,
     ("F over all heads", HEADS[-1]): several_heads,
 }
 
