@@ -43,8 +43,8 @@ from contlearn import (
 PATH = results.FOLDER / "gallery.json"
 REFERENCE = 1000
 RATES_A, RATES_B = (0.1, 0.1, 0.01), (0.05, 0.05, 0.005)
-ADAM, DROPOUT = (100, 1000, 10_000), (30, 100, 300, 1000, 10_000)  # beside F: the scale of λ changes little
-HEADS = (100, 1000, 10_000, 100_000)
+ADAM = HEADS = (100, 1000, 10_000)
+DROPOUT = (30, 100, 300, 1000, 10_000)
 LADDER = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 10**6, 3 * 10**6, 10**7)
 
 Fisher = dict[str, Tensor]
