@@ -146,6 +146,38 @@ def slider(
     show_at(values[start], update=False)
 
 
+def animate(
+    draw: Callable[[float], Figure], moments: Sequence[float], alt: str, number: str = "", seconds: float = 0.4
+) -> None:
+    """Display `draw(moment)` of the last moment, and below it, folded, all moments as a film, `seconds` each.
+
+    Nothing moves until a reader unfolds the film; folding it again stops it. It needs no script and no kernel: the film
+    is an animated PNG, which runs again and again. `alt` and `number` are those of the still image (see `show`).
+
+    Raises ValueError if `alt` is blank or `moments` is empty.
+    """
+    _require_alt(alt)
+    if not moments:
+        raise ValueError("moments is empty: give the moments that draw(moment) shall show, such as [0, 1, 2]")
+    if not _in_ipython():
+        return
+    frames = []
+    for moment in moments:
+        figure = draw(moment)
+        frames.append(_pixels(figure, dpi=96))
+        _close(figure)
+    still = draw(moments[-1])
+    film, width = base64.b64encode(_film(frames, seconds)).decode(), _width(still)
+    words = f"Play the {len(frames)} moments before it, {seconds * len(frames):.0f} seconds. Fold it to stop."
+    bundle = _mimebundle(still, alt, number)
+    bundle["text/html"] += (
+        f'<details style="max-width: {width}px"><summary>{words}</summary>'
+        f'<img alt="The same, moment by moment." width="{width}" src="data:image/png;base64,{film}"></details>'
+    )
+    _display(bundle, {"image/png": {"alt": alt, "width": width}})
+    _close(still)
+
+
 def save(figure: Figure, path: str | os.PathLike[str], alt: str) -> None:
     """Write `figure` to `path` as a PNG that carries `alt` as its Description and Alt text, all of it or nothing.
 
@@ -289,7 +321,7 @@ def tradeoff(
             raise ValueError(f"curve {name!r} has no point: give at least one plots.Point(x, y)")
     with matplotlib.rc_context(STYLE):
         figure, axes = _subplots(7.0, 4.6)
-        markers = dict(zip((name for name in curves if name not in MARKERS), cycle("^vP"))) | MARKERS
+        markers = dict(zip((name for name in curves if name not in MARKERS), cycle("^Pv"))) | MARKERS
         for name, colour in _colours(curves, colours).items():
             points = curves[name]
             axes.errorbar(
@@ -308,7 +340,8 @@ def tradeoff(
 def label_ends(axes: Axes) -> None:
     """Write each line's label, in the line's colour, to the right of where it ends; labels never overlap.
 
-    Takes the place of a legend: `axes.plot(…, label="MNIST")`, set the limits, then `label_ends(axes)`.
+    Takes the place of a legend: `axes.plot(…, label="MNIST")`, set the limits, then `label_ends(axes)`. Where labels
+    had to move away from the ends of their lines, thin strokes tie the two together.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -322,13 +355,22 @@ def label_ends(axes: Axes) -> None:
         measured = xy[~np.isnan(xy).any(axis=1)]
         if len(measured):
             ends[line] = float(to_fraction.transform(measured[-1])[1])
-    line_height = 1.25 * matplotlib.rcParams["font.size"] / 72 * figure.dpi / axes.get_window_extent().height
+    tall = axes.get_window_extent().height * 72 / figure.dpi  # the height of the axes in points
+    line_height = 1.25 * matplotlib.rcParams["font.size"] / tall
     ordered = sorted(ends, key=lambda line: ends[line])
-    for line, height in zip(ordered, _spread([ends[line] for line in ordered], line_height), strict=True):
+    places = _spread([ends[line] for line in ordered], line_height)
+    moved = any(abs(height - ends[line]) > line_height / 2 for line, height in zip(ordered, places, strict=True))
+    for line, height in zip(ordered, places, strict=True):
         axes.annotate(
-            str(line.get_label()), (1, height), xycoords="axes fraction", xytext=(7, 0), textcoords="offset points",
-            va="center", color=_ink(line.get_color()), annotation_clip=False,
+            str(line.get_label()), (1, height), xycoords="axes fraction", xytext=(21 if moved else 7, 0),
+            textcoords="offset points", va="center", color=_ink(line.get_color()), annotation_clip=False,
         )  # fmt: skip
+        if moved:
+            tie = {"arrowstyle": "-", "color": _ink(line.get_color()), "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate(
+                "", (1, ends[line]), xycoords="axes fraction", xytext=(18, (height - ends[line]) * tall),
+                textcoords="offset points", arrowprops=tie, annotation_clip=False,
+            )  # fmt: skip
 
 
 def _draw_curves(axes: Axes, phases: Sequence[tuple[str, History]]) -> None:
@@ -439,13 +481,34 @@ def _ink(colour: ColorType) -> ColorType:
 def _png(figure: Figure, alt: str) -> bytes:
     # A palette of 256 colours halves the size, and no entry names matplotlib's version: stored figures stay small and
     # change only when what they show does.
-    drawn, stored = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=STYLE["figure.dpi"])
+    stored = io.BytesIO()
     entries = PngInfo()
     entries.add_itxt("Description", alt)
     entries.add_itxt("Alt", alt)
-    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image = _pixels(figure, STYLE["figure.dpi"]).quantize(256, dither=Image.Dither.NONE)
     image.save(stored, "png", optimize=True, pnginfo=entries)
+    return stored.getvalue()
+
+
+def _pixels(figure: Figure, dpi: float) -> Image.Image:
+    """The figure as an image."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    return Image.open(drawn).convert("RGB")
+
+
+def _film(frames: Sequence[Image.Image], seconds: float) -> bytes:
+    """The frames as one animated PNG with one palette of 256 colours: that of all frames together."""
+    sheet = Image.new("RGB", (frames[0].width, sum(frame.height for frame in frames)))
+    top = 0
+    for frame in frames:
+        sheet.paste(frame, (0, top))
+        top += frame.height
+    palette = sheet.quantize(256, dither=Image.Dither.NONE)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    stored = io.BytesIO()
+    waits = [round(1000 * seconds)] * len(others) + [2000]  # the last moment stays for a while
+    first.save(stored, "png", save_all=True, append_images=others, duration=waits, loop=0)
     return stored.getvalue()
 
 

@@ -1,7 +1,9 @@
-"""What each of eleven mistakes in EWC code costs, for notebook 08: writes files/results/gallery.json.
+"""What mistakes in EWC code cost, for notebook 08: writes files/results/gallery.json.
 
-    python experiments/gallery.py            seeds 0, 1, 2: about twenty minutes on one core
+    python experiments/gallery.py            seeds 0, 1, 2: about half an hour on one core
     python experiments/gallery.py 0 1        these seeds instead
+
+A part that the file holds for a seed is not made again: remove the file to run all of it.
 
 Every variant learns MNIST (the first 50,000 images), then 12,000 images of Fashion-MNIST, from the same weights and
 with the same batches. Each gets its own range of importances λ, in steps of about √10, because mistakes change the
@@ -10,11 +12,12 @@ scale of F; the last 10,000 training images of both sets are for choosing λ, ne
 Batch normalisation is measured in the same way, with a small convolutional network. A run whose loss stops being finite
 is marked "diverged": its model has the weights from before that epoch. The mistakes have the notebook's numbers.
 No paper has this table; the estimators alone are compared in van de Ven 2025 (arXiv:2502.11756).
-The file is written anew after each seed. (The results of 2026-11-22 are older than the mark: it was set afterwards
+The file is written anew after each part. (The results of 2026-11-22 are older than the mark: it was set afterwards
 on the runs that hold task A's weights, four of "batch norm, frozen" with seed 2.)
 """
 
 import copy
+import json
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,11 +27,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from contlearn import EWC, MLP, accuracy, diagonal_fisher, load_fashion_mnist, load_mnist, permuted, train
+from contlearn import (
+    EWC,
+    MLP,
+    Masked,
+    accuracy,
+    diagonal_fisher,
+    load_fashion_mnist,
+    load_mnist,
+    permuted,
+    split,
+    train,
+)
 
 PATH = results.FOLDER / "gallery.json"
 REFERENCE = 1000
 RATES_A, RATES_B = (0.1, 0.1, 0.01), (0.05, 0.05, 0.005)
+ADAM = HEADS = (100, 1000, 10_000)
+DROPOUT = (30, 100, 300, 1000, 10_000)
 LADDER = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 10**6, 3 * 10**6, 10**7)
 
 Fisher = dict[str, Tensor]
@@ -133,12 +149,23 @@ class Bench:
         self.few_a, self.few_b = batches(mnist, 0, 12_000), batches(fashion, 0, 12_000)
         self.validation = [batches(t, 50_000, 60_000, 1000) for t in (mnist, fashion)]
         self.test = [batches(t, 0, 10_000, 1000, "test") for t in (mnist, fashion)]
+        self.held_back = [
+            (x, y) for x, y in batches(mnist, 50_000, 60_000, 1000)
+        ]  # for the pairs of digits: each pair's own images are picked out of these
         orders = [mnist, *(permuted(mnist, k) for k in range(1, 5))]
         self.permutations = [
             (batches(t, 0, 12_000), batches(t, 50_000, 60_000, 1000), batches(t, 0, 10_000, 1000, "test"))
             for t in orders
         ]
-        self.runs: list[dict[str, Any]] = []
+        self.pairs = [
+            (
+                task.classes,
+                [(x, y) for x, y in task.train_loader(64, seed=0)][:100],
+                batches(task, 0, 10_000, 1000, "test"),
+            )
+            for task in split(mnist, 2)
+        ]
+        self.runs: list[dict[str, Any]] = json.loads(PATH.read_text(encoding="utf-8"))["runs"] if PATH.exists() else []
 
     def note(
         self,
@@ -157,6 +184,11 @@ class Bench:
         self.runs.append(run | {"validation": validation, "test": test})
         print(variant, importance, *(f"{100 * a:.1f}" for a in test), flush=True)
 
+    def has(self, variant: str, importance: float, seed: int) -> bool:
+        """Whether this run has been made."""
+        key = {"variant": variant, "importance": importance, "seed": seed}
+        return any(run.items() >= key.items() for run in self.runs)
+
     def second(self, start: nn.Module, fisher: Fisher, importance: float) -> tuple[nn.Module, bool]:
         """Train a copy of `start` on Fashion-MNIST, held by `fisher`; and whether that diverged."""
         model, ewc = copy.deepcopy(start), EWC(importance)
@@ -168,11 +200,15 @@ class Bench:
         return model, False
 
 
-def one_seed(bench: Bench, seed: int) -> None:
-    """Every variant with every λ."""
+def shuffled(data: Batches, seed: int) -> Batches:
+    """The batches in the order of this seed, which also seeds what is made next."""
     torch.manual_seed(seed)
-    order = torch.randperm(len(bench.a)).tolist()
-    data = [bench.a[k] for k in order]
+    return [data[k] for k in torch.randperm(len(data)).tolist()]
+
+
+def two_tasks(bench: Bench, seed: int) -> None:
+    """Mistakes in F and in the penalty, with every λ."""
+    data = shuffled(bench.a, seed)
     model = MLP()
     with_relu = nn.Sequential(copy.deepcopy(model), nn.ReLU())
     train(model, data, epochs=len(RATES_A), lr=RATES_A)
@@ -182,14 +218,13 @@ def one_seed(bench: Bench, seed: int) -> None:
         for importance in grid(smallest, largest):
             bench.note(variant, importance, seed, *bench.second(model, fisher, importance))
 
-    train(with_relu, data, epochs=len(RATES_A), lr=RATES_A)  # mistake 9
+    train(
+        with_relu, data, epochs=len(RATES_A), lr=RATES_A
+    )  # no mistake of EWC, but in the recipe that this project began with
     bench.note("task A alone, ReLU on the logits", 0, seed, with_relu)
     fisher = diagonal_fisher(with_relu, bench.few_a)
     for importance in grid(30, 30_000):
         bench.note("ReLU on the logits", importance, seed, *bench.second(with_relu, fisher, importance))
-
-    five_tasks(bench, seed)
-    normalised(bench, seed)
 
 
 def five_tasks(bench: Bench, seed: int) -> None:
@@ -208,6 +243,101 @@ def five_tasks(bench: Bench, seed: int) -> None:
                 ewc.consolidate(model, data)
             _, validation, test = (list(parts) for parts in zip(*bench.permutations, strict=True))
             bench.note(variant, importance, seed, model, validation_sets=validation, test_sets=test)
+
+
+# ---- mistakes beside F ----------------------------------------------------------------------------------------------
+
+
+def with_dropout(bench: Bench, seed: int) -> None:
+    """Mistake 9: dropout is on while F is measured. The network has it, and F is measured with it and without."""
+    data = shuffled(bench.a, seed)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(256, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 10),
+    )  # fmt: skip
+    train(model, data, epochs=len(RATES_A), lr=RATES_A)
+    for variant, mode in (("dropout, F in eval() mode", False), ("F with dropout on", True)):
+        fisher = empirical(copy.deepcopy(model).train(mode), bench.few_a)
+        for importance in DROPOUT:
+            if not bench.has(variant, importance, seed):
+                bench.note(variant, importance, seed, *bench.second(model, fisher, importance))
+
+
+def empirical(model: nn.Module, data: Batches) -> Fisher:
+    """The mean squared gradient, image by image, true labels, in the mode that the model is in."""
+
+    def loss(parameters: Fisher, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
+
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
+    return mean_of({name: g.square().mean(0) for name, g in each(parameters, x, y).items()} for x, y in data)
+
+
+def with_adam(bench: Bench, seed: int) -> None:
+    """Mistake 12: Adam is taken over from task A, its running means and all; the right code begins with a new one."""
+    model = MLP()
+    data = shuffled(bench.a, seed)
+    optimizer = torch.optim.Adam(model.parameters())
+    adam(model, data, optimizer, None)
+    fisher = diagonal_fisher(model, bench.few_a)
+    for variant in ("new Adam", "Adam carried over"):
+        for importance in ADAM:
+            if bench.has(variant, importance, seed):
+                continue
+            student, ewc = copy.deepcopy(model), EWC(importance)
+            ewc.add(fisher, dict(model.named_parameters()))
+            second = torch.optim.Adam(student.parameters())
+            if variant == "Adam carried over":
+                second.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            adam(student, bench.few_b, second, ewc)
+            bench.note(variant, importance, seed, student)
+
+
+def adam(model: nn.Module, data: Batches, optimizer: torch.optim.Optimizer, ewc: EWC | None) -> None:
+    """Three epochs at 1e-3, 1e-3 and 1e-4; the penalty acts through its gradient."""
+    model.train()
+    for rate in (1e-3, 1e-3, 1e-4):
+        optimizer.param_groups[0]["lr"] = rate
+        for x, y in data:
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            if ewc is not None:
+                ewc.add_gradient(model)
+            optimizer.step()
+
+
+def several_heads(bench: Bench, seed: int) -> None:
+    """Mistake 14: five pairs of digits, each with its own two logits; F over all ten, or over the two."""
+    for variant in ("two logits a task", "F over all heads"):
+        for importance in HEADS:
+            if bench.has(variant, importance, seed):
+                continue
+            torch.manual_seed(seed)
+            model, ewc = MLP(), EWC(importance)
+            for classes, data, _ in bench.pairs:
+                view = Masked(model, classes)
+                train(view, data, epochs=2, lr=(0.05, 0.005), ewc=ewc, proximal=True)
+                ewc.consolidate(view if variant == "two logits a task" else model, data)
+            validation, test = (
+                [
+                    accuracy(Masked(model, classes), loader)
+                    for (classes, _, _), loader in zip(bench.pairs, sets, strict=True)
+                ]
+                for sets in (
+                    [picked(bench.held_back, classes) for classes, _, _ in bench.pairs],
+                    [t for _, _, t in bench.pairs],
+                )
+            )
+            run = {"variant": variant, "importance": importance, "seed": seed, "diverged": False}
+            bench.runs.append(run | {"validation": validation, "test": test})
+            print(variant, importance, *(f"{100 * a:.1f}" for a in test), flush=True)
+
+
+def picked(data: Batches, classes: Iterable[int]) -> Batches:
+    """The images of these classes."""
+    wanted = torch.tensor(list(classes))
+    return [(x[torch.isin(y, wanted)], y[torch.isin(y, wanted)]) for x, y in data]
 
 
 # ---- batch normalisation ---------------------------------------------------------------------------------------------
@@ -291,12 +421,24 @@ def restored(bench: Bench, model: nn.Module, student: nn.Module, importance: flo
     bench.runs.append(run | {"validation": validation, "test": test})
 
 
+PARTS = {  # by the last run of each part, which tells whether the file has it
+    ("off by one", 30_000): two_tasks,
+    ("old F overwritten", 1000): five_tasks,
+    ("group norm", 30_000): normalised,
+    ("F with dropout on", DROPOUT[0]): with_dropout,
+    ("Adam carried over", ADAM[-1]): with_adam,
+    ("F over all heads", HEADS[-1]): several_heads,
+}
+
+
 def main(seeds: list[int]) -> None:
-    """Run everything with every seed; keep what is complete."""
+    """Run everything with every seed that the file does not hold; keep what is complete."""
     bench = Bench()
-    for number, seed in enumerate(seeds, 1):
-        one_seed(bench, seed)
-        write(bench.runs, seeds[:number])
+    for (variant, importance), part in PARTS.items():
+        for seed in seeds:
+            if not bench.has(variant, importance, seed):
+                part(bench, seed)
+                write(bench.runs, sorted({run["seed"] for run in bench.runs}))
 
 
 def write(runs: list[dict[str, Any]], seeds: list[int]) -> None:

@@ -22,7 +22,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 # By the end of a cell's id: why its code stays folded until a reader opens it.
 FOLDED = {
     "band": re.compile(r"-band$"),  # it guards a measured number
-    "drawing": re.compile(r"-figure"),
+    "drawing": re.compile(r"-figure|-slider$|^00-(grid|regions|landscape-a)$"),
     "plumbing": re.compile(r"-(imports|read|results|results-file|check-software|check-data|setup|load)$"),
 }
 

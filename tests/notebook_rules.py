@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 Rule = Callable[[NotebookNode, Path], list[str]]
 
 LONGEST_CELL = 30
-MEDIAN_CELL = 10
+MEDIAN_CELL = 8
 FOLDED = runpy.run_path(str(Path(__file__).parents[1] / "notebooks" / "execute.py"))["FOLDED"].values()
 EXERCISES = range(3, 7)
 NO_DESCRIPTION = "No description has been provided for this image"  # what nbconvert puts in place of a missing alt text
@@ -130,7 +130,7 @@ def guards_stand_apart(notebook: NotebookNode, path: Path) -> list[str]:
 
 
 def visible_code_is_short(notebook: NotebookNode, path: Path) -> list[str]:
-    """Of the code that is not folded (execute.py folds it), half of the cells have at most 10 lines."""
+    """Of the code that is not folded (execute.py folds it), half of the cells have at most 8 lines."""
     visible = [
         cell for _, cell in _cells(notebook, "code") if not cell.metadata.get("jupyter", {}).get("source_hidden")
     ]
@@ -142,11 +142,15 @@ def visible_code_is_short(notebook: NotebookNode, path: Path) -> list[str]:
 
 
 def figures_are_numbered(notebook: NotebookNode, path: Path) -> list[str]:
-    """The figures of notebook 05 are 5.1, 5.2, … from top to bottom: the last argument of `plots.show` and `slider`."""
+    """The figures of notebook 05 are 5.1, 5.2, … from top to bottom: by `plots.show`, `slider`, `animate`."""
     numbers = []
     for _, cell in _cells(notebook, "code"):
         for node in sorted(ast.walk(ast.parse(cell.source)), key=lambda node: getattr(node, "lineno", 0)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("plots.show", "plots.slider"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "plots.show",
+                "plots.slider",
+                "plots.animate",
+            ):
                 given = [*node.args, *(each.value for each in node.keywords)][-1]
                 numbers.append(given.value if isinstance(given, ast.Constant) else None)
     expected = [f"{int(path.name[:2])}.{k}" for k in range(1, len(numbers) + 1)]
@@ -162,6 +166,39 @@ def opening_says_what_and_how_long(notebook: NotebookNode, path: Path) -> list[s
         complaints.append("the first three cells have no 'Learning objectives' followed by a list of two or more")
     if not re.search(r"\d+ minutes?\b", opening):
         complaints.append("the first three cells do not say how many minutes the notebook takes ('20 minutes')")
+    return complaints
+
+
+def reading_time_is_counted(notebook: NotebookNode, path: Path) -> list[str]:
+    """'40 minutes to read, 15 more for the appendices' is what README's formula gives, rounded to 5 minutes or so.
+
+    Words / 180, visible lines of code / 15, ¾ a formula, ½ a figure; exercises and references are not counted.
+    """
+    counted = {"text": 0.0, "appendices": 0.0, "": 0.0}
+    part = "text"
+    for _, cell in _cells(notebook):
+        for marks, title in HEADING.findall(_prose(cell)) if cell.cell_type == "markdown" else []:
+            if len(marks) <= 2:
+                part = "text"
+                if title.startswith("Appendix"):
+                    part = "appendices"
+                elif title in ("Exercises", "References"):
+                    part = ""
+        if cell.cell_type == "markdown":
+            words = DISPLAY_MATH.sub("", cell.source).split()
+            counted[part] += len(words) / 180 + 0.75 * len(TAG.findall(cell.source))
+            continue
+        if not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            counted[part] += sum(bool(line.strip()) for line in cell.source.splitlines()) / 15
+        counted[part] += 0.5 * sum("image/png" in output.get("data", {}) for output in cell.outputs)
+    opening = " ".join(cell.source for cell in notebook.cells[:3])
+    asked = {"text": r"(\d+) minutes to read", "appendices": r"(\d+) more for the appendi"}
+    complaints = []
+    for part, words in asked.items():
+        found = re.search(words, opening)
+        stated = float(found[1]) if found else 0.0
+        if abs(stated - counted[part]) > 5:
+            complaints.append(f"the {part} take {counted[part]:.0f} minutes by README's formula, not {stated:.0f}")
     return complaints
 
 
@@ -291,6 +328,7 @@ RULES: list[Rule] = [
     visible_code_is_short,
     figures_are_numbered,
     opening_says_what_and_how_long,
+    reading_time_is_counted,
     headings_form_a_tree,
     links_are_alive,
     stored_clean,

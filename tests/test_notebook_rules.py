@@ -205,6 +205,16 @@ BROKEN = {
     "no objectives": (rules.opening_says_what_and_how_long, replace(0, "Learning objectives", "What"), "objectives"),
     "one objective": (rules.opening_says_what_and_how_long, replace(0, "- You can compute it.\n", ""), "two or more"),
     "no minutes": (rules.opening_says_what_and_how_long, replace(0, "20 minutes", "Soon done"), "how many minutes"),
+    "invented minutes": (
+        rules.reading_time_is_counted,
+        replace(0, "20 minutes", "90 minutes to read"),
+        "minutes by README's formula, not 90",
+    ),
+    "forgotten appendix": (
+        rules.reading_time_is_counted,
+        put(2, "## Appendix: more\n\n" + "word " * 1800),
+        "the appendices take 1",
+    ),
     "no title": (rules.headings_form_a_tree, delete(0), "does not open"),
     "two titles": (rules.headings_form_a_tree, replace(2, "## The", "# The"), "second H1"),
     "level skipped": (rules.headings_form_a_tree, replace(2, "## The", "#### The"), "use H3"),

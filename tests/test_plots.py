@@ -1,10 +1,13 @@
 """Figures: that they draw the numbers they are given, and refuse those that make no sense."""
 
+import base64
 import io
+import re
 
 import matplotlib
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from contlearn import History, plots
@@ -136,6 +139,7 @@ def test_ink_on_white_is_readable():
         (lambda: plots.show(FIRST.plot(), " "), "needs a sentence"),
         (lambda: plots.save(FIRST.plot(), "figure.pdf", "text"), "end in .png"),
         (lambda: plots.slider(lambda _: FIRST.plot(), [], "λ", "text"), "values is empty"),
+        (lambda: plots.animate(lambda _: FIRST.plot(), [], "text"), "moments is empty"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_with_a_remedy(draw, message):
@@ -178,3 +182,51 @@ def test_pictures_do_not_change_from_run_to_run():
     one, two = (plots._png(FIRST.plot(), "alt") for _ in range(2))
     assert one == two
     assert Image.open(io.BytesIO(one)).mode == "P"
+
+
+def test_a_film_is_folded_below_its_last_moment(monkeypatch):
+    """The still image stands by itself; the film is an animated PNG with all moments, in one palette."""
+    displayed = []
+    monkeypatch.setattr(plots, "_in_ipython", lambda: True)
+    monkeypatch.setattr(plots, "_display", lambda bundle, metadata: displayed.append((bundle, metadata)))
+    asked = []
+
+    def draw(moment):
+        asked.append(moment)
+        figure = Figure(figsize=(2, 1))
+        figure.add_subplot().plot([0, moment], color=plots.BLUE)
+        return figure
+
+    plots.animate(draw, [1, 2, 3], "A line. It grows.", "1.2", seconds=0.5)
+    ((bundle, metadata),) = displayed
+    assert asked == [1, 2, 3, 3]
+    assert metadata["image/png"]["alt"] == "A line. It grows."
+    still, film = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", bundle["text/html"])
+    assert still == bundle["image/png"]
+    assert "<b>Figure 1.2.</b> A line." in bundle["text/html"]
+    page = bundle["text/html"]
+    assert page.index("</figure>") < page.index("<details") < page.index(film) < page.index("</details>")
+    assert " open" not in page
+    assert page.count("alt=") == 2
+    moving = Image.open(io.BytesIO(base64.b64decode(film)))
+    assert moving.n_frames == 3
+    seen = set()
+    for k in range(3):
+        moving.seek(k)
+        seen.add(moving.convert("RGB").tobytes())
+    assert len(seen) == 3
+
+
+def test_labels_that_had_to_move_are_tied_to_their_lines():
+    _, axes = plots._subplots()
+    for height in (0.50, 0.51, 0.52):
+        axes.plot([0, 1], [height, height], label=f"{height}")
+    axes.set(ylim=(0, 1))
+    plots.label_ends(axes)
+    ties = [text for text in axes.texts if text.arrow_patch is not None]
+    assert [tie.xy[1] for tie in ties] == pytest.approx([0.50, 0.51, 0.52])
+    _, axes = plots._subplots()
+    for height in (0.2, 0.8):
+        axes.plot([0, 1], [height, height], label=f"{height}")
+    plots.label_ends(axes)
+    assert not [text for text in axes.texts if text.arrow_patch is not None]
