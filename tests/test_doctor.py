@@ -204,7 +204,18 @@ def dropout_on(model, batches):
     return found
 
 
+def train_mode(model, batches):
+    """One by one in train() mode, where batch norm refuses batches of one."""
+    model.train()
+    return averaged(squared(model, cross_entropy(model(x), y)) for x, y in singly(batches))
+
+
+def whatever_mode(model, batches):
+    return averaged(squared(model, cross_entropy(model(x), y)) for x, y in singly(batches))
+
+
 WRONG = {
+    whatever_mode: "leaves_a_trace",
     square_of_batch_mean: "depends_on_batch_size",
     batch_mean_of_draws: "depends_on_batch_size",
     square_of_sum: "is_no_mean",
@@ -222,7 +233,10 @@ WRONG = {
     takes_a_step: "leaves_a_trace",
     dropout_on: "drops_out",
 }
-BESIDES = {every_label: {"depends_on_batch_size", "is_no_mean"}}  # it also squares a mean: mistake 1 within mistake 3
+BESIDES = {
+    whatever_mode: {"drops_out"},
+    every_label: {"depends_on_batch_size", "is_no_mean"},  # it also squares a mean: mistake 1 within mistake 3
+}
 
 
 @pytest.mark.parametrize("function", WRONG)
@@ -241,6 +255,12 @@ def test_who_stops_at_a_frozen_layer_is_warned():
     assert report.findings == []
     assert "Mind mistake 10, should you freeze a layer: it stops with AttributeError" in str(report)
     assert "freeze" not in str(examine(exact))
+
+
+def test_where_batch_norm_cannot_be_asked():
+    report = examine(train_mode)
+    assert [finding.mistake for finding in report.findings] == [MISTAKES["drops_out"]]
+    assert "A model with batch norm could not be asked: it stops with ValueError: Expected more than 1" in str(report)
 
 
 def test_a_sum_is_told_and_is_no_mistake():

@@ -1,7 +1,9 @@
 """What public codes compute, against the formulas on a table of single gradients; and λ, against trainings with it."""
 
 import copy
+import importlib
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +106,13 @@ def test_closed_forms_take_their_place(model, data):
         slow = vector(importances(code, model, batches(data, 1)))
         fast = vector(diagonal_fisher(model, batches(data, IMAGES), estimator))
         assert torch.allclose(slow, CODES[code].scale(IMAGES, 1) * fast, rtol=1e-9)
+
+
+def test_the_closed_form_of_mammoth(model, data, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "experiments")
+    weighted = importlib.import_module("in_the_wild").weighted
+    slow = vector(importances("Mammoth", model, batches(data, 1)))
+    assert torch.allclose(vector(weighted(model, batches(data, IMAGES))), slow, rtol=1e-9)
 
 
 def test_the_mode_is_the_projects_and_is_put_back():
