@@ -91,7 +91,7 @@ MISTAKES = {
     ),
     "ignores_labels": Mistake(
         "4",
-        "The most likely label is taken, and the result called empirical",
+        "The given labels are ignored, and the result called empirical",
         "most likely label",
         'use the true labels for the empirical F, or say "predicted"; and never carry λ from one to the other',
     ),
@@ -316,14 +316,14 @@ class Patient:
             if no_mean:
                 ratio = float(2 * whole.sum() / (halves[0] + halves[1]).sum())
                 note("is_no_mean", f"F of 64 images is {ratio:.2f} times the mean of the F of its two halves.")
-            self._labels(whole, claim, note)
+            self._labels(claim, note)
             if not (no_mean or added or by_size):
                 self._count(note)
         notes = self._trace(note)
         found.sort(key=lambda finding: int(finding.mistake.number))
-        return found, [*self._notes(whole, found, added), *self._frozen(), *notes]
+        return found, [*self._notes(whole, found, added, claim), *self._frozen(), *notes]
 
-    def _labels(self, whole: Tensor, claim: Claim | None, note: Callable[[str, str], None]) -> None:
+    def _labels(self, claim: Claim | None, note: Callable[[str, str], None]) -> None:
         """Mistakes 3 and 4: labels change places within one batch; then they are all replaced."""
         _doing("exchanging labels")
         if self.draws:
@@ -402,7 +402,7 @@ class Patient:
                 note("drops_out", "F of a model with dropout is another one in train() mode than in eval() mode.")
         return notes
 
-    def _notes(self, whole: Tensor, found: list[Finding], added: bool) -> list[str]:
+    def _notes(self, whole: Tensor, found: list[Finding], added: bool, claim: Claim | None) -> list[str]:
         """Which F it is, if one can tell."""
         spoilt = {"1", "2", "3", "5"} & {finding.mistake.number for finding in found}
         if spoilt:
@@ -424,7 +424,8 @@ class Patient:
                 notes.append(f"It is {words}{_scaled(round(factor, 1), added)}.")
                 break
             if not self.draws and _close(whole, factor * truth, 1e-3):
-                notes.append(f"It is {words}{_scaled(factor, added)}.")
+                said = f"You say {claim}; it" if claim not in (None, name) else "It"
+                notes.append(f"{said} is {words}{_scaled(factor, added)}.")
                 break
         if not notes:
             cosine = _cosine(whole, _flat({key: self.bench.truths["exact"][key] for key in here}))
@@ -808,6 +809,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # where λ cannot be written
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

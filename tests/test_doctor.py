@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from contlearn import EWC, MLP, diagonal_fisher, doctor
+from contlearn import EWC, MLP, diagonal_fisher
 from contlearn.doctor import COSTS, MISTAKES, CannotExamine, examine, main
 
 GALLERY = Path(__file__).parent.parent / "files" / "results" / "gallery.json"
@@ -259,7 +259,7 @@ def test_who_stops_at_a_frozen_layer_is_warned():
 
 def test_where_batch_norm_cannot_be_asked():
     report = examine(train_mode)
-    assert [finding.mistake for finding in report.findings] == [MISTAKES["drops_out"]]
+    assert [finding.mistake for finding in report.findings] == [MISTAKES["leaves_a_trace"], MISTAKES["drops_out"]]
     assert "A model with batch norm could not be asked: it stops with ValueError: Expected more than 1" in str(report)
 
 
@@ -271,6 +271,12 @@ def test_a_sum_is_told_and_is_no_mistake():
     report = examine(added)
     assert report.findings == []
     assert "added up over the images" in str(report)
+
+
+def test_a_claim_is_compared_with_what_it_is():
+    assert "You say exact; it is the empirical F" in str(examine(empirical, claim="exact"))
+    assert [f.mistake for f in examine(exact, claim="empirical").findings] == [MISTAKES["ignores_labels"]]
+    assert str(examine(empirical, claim="empirical")).startswith("No mistake found.\nIt is the empirical F")
 
 
 def test_a_factor_is_told():
@@ -603,4 +609,3 @@ def test_the_randomness_of_the_caller_is_left_alone():
 def test_a_kind_that_does_not_exist():
     with pytest.raises(ValueError, match="expected one of 'estimator'"):
         examine(exact, kind="surgeon")
-    assert set(doctor.MISTAKES) == set(MISTAKES)
