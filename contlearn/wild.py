@@ -266,7 +266,7 @@ def importances(
         generator: makes the draws of "sample" reproducible.
 
     Returns:
-        A tensor for each parameter, keyed and shaped like `model.named_parameters()`.
+        A tensor for each trainable parameter, keyed and shaped like `model.named_parameters()`.
 
     Raises:
         ValueError: there is no such code.
@@ -287,7 +287,11 @@ def importances(
 
 
 def _zeros(model: nn.Module) -> Importances:
-    return {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    return {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _trainable(model: nn.Module) -> list[Tensor]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _log_likelihood(model: nn.Module, x: Tensor, y: Tensor, labels: Labels) -> Tensor:
@@ -301,7 +305,7 @@ def _log_likelihood(model: nn.Module, x: Tensor, y: Tensor, labels: Labels) -> T
 
 
 def _add_square(total: Importances, model: nn.Module, value: Tensor, weight: float = 1.0, more: bool = False) -> None:
-    gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=more)
+    gradients = torch.autograd.grad(value, _trainable(model), retain_graph=more)
     for t, g in zip(total.values(), gradients, strict=True):
         t.add_(g.square(), alpha=weight)
 
@@ -309,7 +313,7 @@ def _add_square(total: Importances, model: nn.Module, value: Tensor, weight: flo
 def _square_of_sum(model: nn.Module, values: Iterable[Tensor]) -> Importances:
     total = _zeros(model)
     for value in values:
-        for t, g in zip(total.values(), torch.autograd.grad(value, list(model.parameters())), strict=True):
+        for t, g in zip(total.values(), torch.autograd.grad(value, _trainable(model)), strict=True):
             t += g
     return {name: t.square() for name, t in total.items()}
 
