@@ -1,4 +1,4 @@
-"""EWC as twelve public projects define it, each derived anew from its definition, and what a λ of theirs means here.
+"""EWC as thirteen public repositories define it, derived anew from their definitions; and what their λ means here.
 
 Two questions take nearly all of them apart. *Which labels* stand in the squared gradient? *What is squared*: the
 gradient of each image, the mean gradient of each batch, or one sum over all of them? What is left is a number: a ½ in
@@ -416,7 +416,7 @@ def _meaning(
         raise ValueError(f"{code}'s importances depend on the size of its batches: give batch_size=…")
     if images is None and code == "van de Ven":
         raise ValueError(f"{code}'s importances depend on the number of images: give images=…")
-    factor = (1.0 if chosen.half else 2.0) * chosen.scale(images or 2, size or 1)
+    factor = (1.0 if chosen.half else 2.0) * chosen.scale(images or 2, size or 1)  # 2 h s, eq. (11.4)
     if chosen.squared == "image" or (chosen.squared == "batch" and size == 1 and chosen.clip is None):
         return ("image", labels, 0, None), factor, f"the gradient of each image, of {_IN_WORDS[labels]}"
     if chosen.squared == "batch":
