@@ -22,6 +22,8 @@ model, ewc = MLP(5, 1, 4, 3), EWC(10)
 train(model, batches, epochs=1, lr=0.1, progress=False)
 ewc.consolidate(model, batches, progress=False)
 train(model, batches, epochs=1, lr=0.1, ewc=ewc, progress=False)
+from contlearn.doctor import examine
+assert not examine(diagonal_fisher, kind="estimator").findings
 from contlearn.data import SHIPPED
 assert not SHIPPED.exists(), SHIPPED
 try:
