@@ -1,0 +1,339 @@
+"""Published protocols, run as they were published: writes files/results/published.json, for the ledger.
+
+    python experiments/published.py                    everything that the file lacks
+    python experiments/published.py --only hsu --seeds 0 1 2
+
+hsu: Split MNIST of Hsu et al. 2018 (arXiv:1810.12488, table 2), details and λ from the scripts that its authors
+published (GT-RIPL/Continual-Learning-Benchmark, commit d78b997). Images padded to 32 × 32 and normalised; two hidden
+layers of 400; batches of 128, four epochs a task; Adam with learning rate 0.001, or plain descent with 0.01; the
+optimiser is not reset between tasks. Their penalties lack the ½, so λ is twice theirs here. F with the most likely
+label, of all images; SI with ξ = 0.1; MAS from the mean of z² over a batch of 128 and the logits, its gradient's
+absolute value averaged over batches.
+
+van_de_ven: Split MNIST, task-incremental, of van de Ven 2025 (arXiv:2502.11756), details from the code that its author
+published (GMvandeVen/continual-learning, commit e6d795a). Two hidden layers of 400, Adam with learning rate 0.001, not
+reset between tasks, 2,000 steps of 128 images a task, one head a task, online EWC. The digits are dealt to the tasks
+anew with each seed. λ is the best of a grid by one seed more, 100, on the last 10,000 training images; in the paper by
+the test accuracy over all seeds.
+
+three: Split MNIST of van de Ven and Tolias 2019 (arXiv:1904.07734), EWC in three scenarios. As van_de_ven, but each task
+keeps its own anchor, F is that of the most likely label, and λ is the one of their code (commit f0b1461, of the year of
+the paper).
+
+domain: the domain-incremental 78.9 % of split_mnist.py taken apart, one change at a time: there the digits lie in their
+order, a task has two epochs in batches of 64 (about 380 steps), the second at a tenth of the learning rate of plain
+descent, and λ, which acts through the proximal step, goes up to a million.
+
+Every run is written as soon as it is complete, and is not run again unless `--again` is given.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import results
+import torch
+from relatives import Part, Path, batches, learn, split_parts, test
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.utils.data import TensorDataset
+
+from contlearn import EWC, MLP, Task, diagonal_fisher, joint, load_mnist, split
+from contlearn.ewc import Anchor
+from contlearn.models import Masked
+
+# Of each method: the optimiser, and reg_coef in the task-, domain- and class-incremental scripts.
+HSU: dict[str, tuple[str, dict[str, float]]] = {
+    "Adam": ("Adam", {}),
+    "SGD": ("SGD", {}),
+    "EWC": ("Adam", {"task": 100, "domain": 100, "class": 600}),
+    "online EWC": ("Adam", {"task": 400, "domain": 700, "class": 100}),
+    "SI": ("Adam", {"task": 300, "domain": 3000, "class": 600}),
+    "MAS": ("Adam", {"task": 1, "domain": 10_000, "class": 1}),
+    "offline": ("Adam", {}),
+}
+SCENARIOS = ("task", "domain", "class")
+SEEDS_OF_CLASS = (0, 1)  # class-incremental, seeds hardly differ
+ESTIMATORS = ("none", "EXACT", "EXACT, 500 images", "SAMPLE", "EMPIRICAL", "BATCHED")
+STEPS, VALIDATION_SEED = 2000, 100
+
+
+def main() -> None:
+    """Every run that is asked for and that the file lacks."""
+    asked = arguments()
+    runs = results.Runs("published", asked.again)
+    mnist = load_mnist()
+    for seed in asked.seeds:
+        for name in asked.only:
+            SETS[name](runs, mnist, seed)
+
+
+def hsu(runs: results.Runs, mnist: Task, seed: int) -> None:
+    """All methods in all scenarios, one seed."""
+    tasks = split(padded(mnist), 2)
+    for scenario in SCENARIOS if seed in SEEDS_OF_CLASS else SCENARIOS[:2]:
+        for method in HSU:
+            key = {"protocol": "Hsu 2018", "scenario": scenario, "method": method, "seed": seed}
+            runs.once(key, timed(partial(hsu_run, tasks, scenario, method, seed)))
+
+
+def padded(task: Task) -> Task:
+    """Images of 32 × 32, normalised by the mean and standard deviation of the padded training images."""
+
+    def change(part: TensorDataset) -> TensorDataset:
+        images, labels = part.tensors
+        return TensorDataset(((pad(images, (2, 2, 2, 2)) - 0.1) / 0.2752).flatten(1), labels)
+
+    return Task(task.name, task.classes, change(task.train), change(task.test))
+
+
+def hsu_run(tasks: list[Task], scenario: str, method: str, seed: int) -> dict[str, Any]:
+    """The whole sequence with one method."""
+    torch.manual_seed(seed)
+    parts = split_parts(tasks, scenario)
+    model = MLP(400, 2, inputs=1024, classes=2 if scenario == "domain" else 10)
+    kind, coefficients = HSU[method]
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
+        if kind == "SGD"
+        else torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+    )
+    rates = [0.01 if kind == "SGD" else 0.001] * 4
+    if method == "offline":
+        return offline(model, parts, scenario, optimizer, rates, seed)
+    ewc = EWC(2 * coefficients.get(scenario, 0), anchor="optima" if method == "EWC" else "latest")
+    learnt = []
+    for t, part in enumerate(parts):
+        path = Path(model, damping=0.1) if method == "SI" else None
+        order = batches(len(part.task.train), 128, rates, 100 * seed + t)
+        learn(model, part, order, optimizer, ewc if coefficients else None, path=path)
+        learnt.append(test(model, part))
+        if method in ("EWC", "online EWC"):
+            ewc.consolidate(Masked(model, part.active), part.loader, "predicted", progress=False)
+        elif path:
+            ewc.add(path.importance(), dict(model.named_parameters()))
+        elif method == "MAS":
+            ewc.add(batch_mas(model, part), dict(model.named_parameters()))
+    return measured(model, parts) | {"learnt": learnt}
+
+
+def batch_mas(model: nn.Module, part: Part) -> dict[str, Tensor]:
+    """|∂/∂θ of the mean of z² over a batch and its active logits|, averaged over batches of 128."""
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    chunks = part.task.train.tensors[0].split(128)
+    for images in chunks:
+        z = model(images)[:, part.active.start : part.active.stop]
+        gradients = torch.autograd.grad((z**2).mean(), list(model.parameters()))
+        for sum_, gradient in zip(total.values(), gradients, strict=True):
+            sum_ += gradient.abs() / len(chunks)
+    return total
+
+
+def offline(
+    model: nn.Module, parts: list[Part], scenario: str, optimizer: torch.optim.Optimizer, rates: list[float], seed: int
+) -> dict[str, Any]:
+    """All tasks at once. Task-incremental, an image is trained and judged with its own pair of logits alone."""
+    everything = joint([part.task for part in parts])
+    images, labels = everything.train.tensors
+    for rate, rows in batches(len(labels), 128, rates, seed):
+        logits, y = model(images[rows]), labels[rows]
+        if scenario == "task":
+            pair = (y // 2 * 2)[:, None] + torch.arange(2)
+            logits, y = logits.gather(1, pair), y % 2
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad(set_to_none=False)
+        nn.functional.cross_entropy(logits, y).backward()
+        optimizer.step()
+    return measured(model, parts)
+
+
+def van_de_ven(runs: results.Runs, mnist: Task, seed: int) -> None:
+    """All estimators, one seed. The first task is the same for all, and is learnt once."""
+    once = VanDeVen(mnist, seed)
+    if seed != VALIDATION_SEED and not tried(runs):
+        van_de_ven(runs, mnist, VALIDATION_SEED)
+    for estimator in GRID if seed == VALIDATION_SEED else ESTIMATORS:
+        best = max(tried(runs), key=lambda run: run["mean"], default={"importance": 0})["importance"]
+        own = 0 if estimator == "none" else best * FACTOR.get(estimator, 1)
+        for importance in GRID[estimator] if seed == VALIDATION_SEED else (own,):
+            key = {"protocol": "van de Ven 2025", "method": estimator, "importance": importance, "seed": seed}
+            runs.once(key, timed(partial(once.run, estimator, importance)))
+
+
+GRID: dict[str, tuple[float, ...]] = {"EXACT": (1e4, 1e5, 1e6, 1e7)}
+THREE = {"task": 1e7, "domain": 1e6, "class": 1e8}
+FACTOR = {"BATCHED": 100}  # λ beside EXACT's: a batch's mean gradient has squares about 128 times smaller
+
+
+def three(runs: results.Runs, mnist: Task, seed: int) -> None:
+    """EWC in the scenarios, one seed."""
+    for scenario in SCENARIOS if seed in SEEDS_OF_CLASS else SCENARIOS[:2]:
+        key = {"protocol": "van de Ven 2019", "scenario": scenario, "method": "EWC", "seed": seed}
+        once = VanDeVen(mnist, seed, scenario, "optima")
+        runs.once(key, timed(partial(once.run, "most likely label", THREE[scenario])))
+
+
+def tried(runs: results.Runs) -> list[dict[str, Any]]:
+    """The runs that λ is chosen by."""
+    key = {"protocol": "van de Ven 2025", "seed": VALIDATION_SEED}
+    return [run for run in runs.read().get("runs", []) if run.items() >= key.items()]
+
+
+class VanDeVen:
+    """All runs of one seed: the same digits in the same tasks, from the same weights, in the same order."""
+
+    def __init__(self, mnist: Task, seed: int, scenario: str = "task", anchor: Anchor = "latest") -> None:
+        self.seed, self.mnist, self.scenario, self.anchor = seed, mnist, scenario, anchor
+        self.first: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def run(self, estimator: str, importance: float) -> dict[str, Any]:
+        """The whole sequence with one estimator."""
+        torch.manual_seed(self.seed)
+        deal = torch.randperm(10)  # digit d is class deal[d]
+        tasks = split(dealt(self.mnist, deal, held_out=self.seed == VALIDATION_SEED), 2)
+        parts = split_parts(tasks, self.scenario)
+        model = MLP(400, 2, classes=2 if self.scenario == "domain" else 10)
+        adam = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+        ewc, generator = EWC(importance, anchor=self.anchor), torch.Generator().manual_seed(self.seed)
+        for t, part in enumerate(parts):
+            if t == 0 and self.first:
+                model.load_state_dict(self.first[0])
+                adam.load_state_dict(self.first[1])
+            else:
+                order = batches(len(part.task.train), 128, [0.001], 100 * self.seed + t, steps=STEPS)
+                learn(model, part, order, adam, ewc if t and importance else None)
+            if t == 0 and not self.first:
+                self.first = copied(model.state_dict()), copied(adam.state_dict())
+            if importance and t < len(parts) - 1:
+                view = Masked(model, part.active)
+                ewc.add(estimate(view, part, estimator, generator), dict(model.named_parameters()))
+        return measured(model, parts)
+
+
+def copied(state: Any) -> Any:
+    """A state dictionary with tensors of its own."""
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list) else state
+
+
+def dealt(task: Task, deal: Tensor, held_out: bool) -> Task:
+    """The task with digit d called deal[d]; with the last 10,000 training images for its test, if `held_out`."""
+    (images, labels), (test_images, test_labels) = task.train.tensors, task.test.tensors
+    if held_out:
+        test_images, test_labels = images[-10_000:], labels[-10_000:]
+        images, labels = images[:-10_000], labels[:-10_000]
+    classes = {int(deal[digit]): name for digit, name in task.classes.items()}
+    return Task(task.name, classes, TensorDataset(images, deal[labels]), TensorDataset(test_images, deal[test_labels]))
+
+
+def estimate(view: Masked, part: Part, estimator: str, generator: torch.Generator) -> dict[str, Tensor]:
+    """F by one of the paper's recipes, keyed by the names inside the mask."""
+    loader: Iterable[Any] = part.loader
+    if estimator == "BATCHED":
+        fisher = batched(view, part, generator)
+    else:
+        if estimator == "EXACT, 500 images":
+            chosen = torch.randperm(len(part.task.train), generator=generator)[:500]
+            loader = [tuple(t[chosen] for t in part.task.train.tensors)]
+        names = {"SAMPLE": "sample", "EMPIRICAL": "empirical", "most likely label": "predicted"}
+        kind: Any = names.get(estimator, "exact")
+        fisher = diagonal_fisher(view, loader, kind, generator=generator, progress=False)
+    return {name.removeprefix("model."): f for name, f in fisher.items()}
+
+
+def batched(view: Masked, part: Part, generator: torch.Generator) -> dict[str, Tensor]:
+    """The square of the mean gradient of 128 images with their true labels, averaged over batches."""
+    images, labels = part.task.train.tensors
+    total = {name: torch.zeros_like(p) for name, p in view.named_parameters()}
+    chunks = torch.randperm(len(labels), generator=generator).split(128)
+    for rows in chunks:
+        loss = nn.functional.cross_entropy(view(images[rows]), labels[rows])
+        for sum_, gradient in zip(total.values(), torch.autograd.grad(loss, list(view.parameters())), strict=True):
+            sum_ += gradient**2 / len(chunks)
+    return total
+
+
+DOMAIN: dict[str, tuple[float, ...]] = {
+    "split_mnist.py": (1e5, 1e6),
+    "digits dealt anew": (1e5, 1e6),
+    "learning rate not lowered": (1e5, 1e6),
+    "Adam": (1e3, 1e4, 1e5, 1e6),
+    "2,000 steps of 128": (1e6, 1e7),
+}
+
+
+def domain(runs: results.Runs, mnist: Task, seed: int) -> None:
+    """One change at a time, one seed."""
+    for change, importances in DOMAIN.items():
+        for importance in importances:
+            key = {"protocol": "domain", "method": change, "importance": importance, "seed": seed}
+            runs.once(key, timed(partial(domain_run, mnist, change, importance, seed)))
+
+
+def domain_run(mnist: Task, change: str, importance: float, seed: int) -> dict[str, Any]:
+    """The whole sequence with one change."""
+    torch.manual_seed(seed)
+    deal = torch.randperm(10) if change == "digits dealt anew" else torch.arange(10)
+    parts = split_parts(split(dealt(mnist, deal, held_out=False), 2), "domain")
+    model, ewc, learnt = MLP(400, 2, classes=2), EWC(importance), []
+    for t, part in enumerate(parts):
+        count, optimizer, every = len(part.task.train), torch.optim.SGD(model.parameters(), fused=True), 1
+        order = batches(count, 64, [0.05, 0.005], 100 * seed + t)
+        if change == "learning rate not lowered":
+            order = batches(count, 64, [0.05, 0.05], 100 * seed + t)
+        elif change == "2,000 steps of 128":
+            order = batches(count, 128, [0.05], 100 * seed + t, steps=STEPS)
+        elif change == "Adam":
+            order, every = batches(count, 64, [0.001, 0.001], 100 * seed + t), 0
+        adam = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+        learn(model, part, order, adam if change == "Adam" else optimizer, ewc if t else None, every)
+        learnt.append(test(model, part))
+        if t < len(parts) - 1:
+            ewc.consolidate(model, part.loader, progress=False)
+    return measured(model, parts) | {"learnt": learnt}
+
+
+def measured(model: nn.Module, parts: list[Part]) -> dict[str, Any]:
+    """The accuracies at the end, fractions, and their mean over the tasks."""
+    per_task = [test(model, part) for part in parts]
+    return {"mean": sum(per_task) / len(per_task), "per_task": per_task}
+
+
+def timed(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The same with the seconds that it took, on the clock and of the processor."""
+
+    def run() -> dict[str, Any]:
+        began, processor = time.perf_counter(), time.process_time()
+        made = make()
+        return made | {
+            "seconds": round(time.perf_counter() - began),
+            "processor_seconds": round(time.process_time() - processor),
+        }
+
+    return run
+
+
+SETS: dict[str, Callable[[results.Runs, Task, int], None]] = {
+    "hsu": hsu,
+    "van_de_ven": van_de_ven,
+    "three": three,
+    "domain": domain,
+}
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description="Published protocols; see the top of this file.")
+    parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS), help="these protocols alone")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
+    parser.add_argument("--again", action="store_true", help="run also what the file holds already")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
