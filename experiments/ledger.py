@@ -4,8 +4,8 @@
     python experiments/ledger.py --readme    print the short table for the README
 
 A published figure stands here with its source, and with the words *second hand* where the paper itself was not read.
-Ours come from results files alone. Two figures agree where they differ by at most two standard errors of their difference.
-Where they do not, the page gives the reason that was tested, with its number, or says that there is none.
+Ours come from results files alone. Two figures agree where they differ by at most two standard errors of their
+difference. Where they do not, the page gives the reason that was tested, with its number, or says that there is none.
 """
 
 import argparse
@@ -155,24 +155,30 @@ def permutations() -> list[Row]:
     """What is published of permuted MNIST, beside many_tasks.py and the baseline as it stands."""
     many, published = held("many_tasks"), held("published")
     ten = chosen(many, method="EWC", tasks=10)
-    newest = chosen(many, method="EWC, newest anchor", tasks=10)
+    newest = percent(chosen(many, method="EWC, newest anchor", tasks=10))
     fifty = chosen(many, method="Kronecker", tasks=50)
     alone = chosen(published, protocol="Avalanche baseline", method="none", tasks=1)
-    open_baseline = chosen(published, protocol="Avalanche baseline", method="EWC", tasks=10)
+    baseline = chosen(published, protocol="Avalanche baseline", method="EWC", tasks=10)
     zenke = chosen(published, protocol="Zenke 2017")
-    reason = f"The anchors: one changed, the newest in place of one for each task, gives {shown(percent(newest), 1)}"
-    underfit = f"Its steps: one task by itself, with nothing to forget, reaches {shown(percent(alone), 1)}"
-    rows = [
-        Row("Kirkpatrick et al. 2017: ten tasks, EWC", 94, None, percent(ten), seconds(ten), reason=reason),
+    anchors = (
+        f"Three quarters of it is the anchors: with the newest alone in place of one for each task, and nothing else "
+        f"changed, {shown(newest, 1)}"
+    )
+    steps = f"The steps: one task by itself, with nothing to forget, reaches {shown(percent(alone), 1)} in them"
+    return [
+        Row("Kirkpatrick et al. 2017: ten tasks, EWC", 94, None, percent(ten), seconds(ten), reason=anchors),
         Row("Zenke et al. 2017: ten tasks, SI", 97.1, None, percent(zenke), seconds(zenke)),
         Row("Ritter et al. 2018: fifty tasks, Kronecker", 90, None, percent(fifty), seconds(fifty), above=True),
+        Row("Avalanche's open baseline: ten tasks, EWC", 83, 0.5, percent(baseline), seconds(baseline), spread=0.5),
+        Row(
+            "the same, beside the 94 that it expects: one task alone",
+            94,
+            None,
+            percent(alone),
+            seconds(alone),
+            reason=steps,
+        ),
     ]
-    baseline = Row("Avalanche's open baseline: ten tasks, EWC", 83, 0.5, percent(open_baseline), seconds(open_baseline))
-    if not open_baseline and alone:
-        baseline = Row(
-            "Avalanche's open baseline: 0.83 where 0.94 is expected", 94, None, percent(alone), seconds(alone)
-        )
-    return [*rows, baseline._replace(reason=underfit if alone else "")]
 
 
 class Section(NamedTuple):
@@ -184,54 +190,50 @@ class Section(NamedTuple):
     rows: list[Row]
 
 
+HSU = """
+[arXiv:1810.12488](https://arxiv.org/abs/1810.12488), table 2, read in the paper's own picture: mean of ten runs, here
+with the standard error (the paper prints the standard deviation, √10 times that). Five tasks of two digits in their
+order. Images padded to 32 × 32 and normalised, two hidden layers of 400, batches of 128, four epochs a task, Adam with
+η = 0.001, not reset between tasks; *SGD* is plain descent with 0.01. λ of each method and scenario, ξ = 0.1 of SI, and
+F by the most likely label are those of the authors' scripts (GT-RIPL/Continual-Learning-Benchmark, commit d78b997);
+their penalty has no ½, so λ is doubled here.
+"""
+VAN_DE_VEN = """
+[arXiv:2502.11756](https://arxiv.org/abs/2502.11756), online EWC, task-incremental. The figures are *second hand*; the
+protocol is read in the author's code (GMvandeVen/continual-learning, commit e6d795a): two hidden layers of 400, Adam
+with η = 0.001, not reset, 2,000 steps of 128 images a task, one head a task, the digits dealt to the tasks anew with
+each seed. What stands behind ± is taken for a standard error over 30 seeds. The paper takes the best of fourteen λ by
+the test accuracy. Here λ is not searched: a million, between two defaults that this code has had, and a hundred million
+for BATCHED, whose squares are of means over 128 images.
+"""
+THREE = """
+[arXiv:1904.07734](https://arxiv.org/abs/1904.07734), EWC. The figures are *second hand*, their standard errors not at
+hand. The protocol is the one above, with an anchor for each task, F by the most likely label, and the λ of the code of
+that year (commit f0b1461): ten million, one million, a hundred million.
+"""
+PERMUTED = """
+Only the baseline is followed to the letter. Kirkpatrick et al. 2017
+([10.1073/pnas.1611835114](https://doi.org/10.1073/pnas.1611835114)) print curves and no table: “about 94” is how others
+read them, *second hand*. Ritter et al. 2018 ([arXiv:1805.07810](https://arxiv.org/abs/1805.07810)) say “over 90 %” in
+their abstract. Both stand beside `many_tasks.py`: two hidden layers of 256, three epochs a task, batches of 64, λ
+chosen on other permutations. The 97.1 of Zenke et al. 2017 ([arXiv:1703.04200](https://arxiv.org/abs/1703.04200)) is
+*second hand*; its network, two hidden layers of 2,000 for 20 epochs a task, would take about two hours of two cores.
+Avalanche's baseline (ContinualAI/continual-learning-baselines, commit 4900462, read there) has one hidden layer of 512,
+plain descent with η = 0.001, batches of 256, ten epochs a task.
+"""
+
+
 def sections() -> list[Section]:
     """All of the ledger's tables."""
+    run = "python experiments/published.py --only"
+    many = "python experiments/many_tasks.py; python experiments/many_tasks.py --tasks 50"
     return [
+        Section("Hsu et al. 2018, Split MNIST", HSU, f"{run} hsu", hsu()),
         Section(
-            "Hsu et al. 2018, Split MNIST",
-            "[arXiv:1810.12488](https://arxiv.org/abs/1810.12488), table 2, read in the paper's own picture: mean of ten "
-            "runs, here with the standard error (the paper prints the standard deviation, √10 times that). Five tasks of "
-            "two digits in their order. Images padded to 32 × 32 and normalised, two hidden layers of 400, batches of "
-            "128, four epochs a task, Adam with η = 0.001, not reset between tasks; *SGD* is plain descent with 0.01. λ of each method "
-            "and scenario, ξ = 0.1 of SI, and F by the most likely label are those of the authors' scripts "
-            "(GT-RIPL/Continual-Learning-Benchmark, commit d78b997); their penalty has no ½, so λ is doubled here.",
-            "python experiments/published.py --only hsu",
-            hsu(),
+            "Van de Ven 2025, Split MNIST, five ways to measure F", VAN_DE_VEN, f"{run} van_de_ven", van_de_ven_2025()
         ),
-        Section(
-            "Van de Ven 2025, Split MNIST, five ways to measure F",
-            "[arXiv:2502.11756](https://arxiv.org/abs/2502.11756), online EWC, task-incremental. The figures are *second "
-            "hand*, from a summary; the protocol is read from the author's code (GMvandeVen/continual-learning, commit e6d795a): two hidden layers of 400, Adam with "
-            "η = 0.001, not reset, 2,000 steps of 128 images a task, one head a task, the digits dealt to the tasks anew "
-            "with each seed. The paper takes the best λ of fourteen by the test accuracy of 30 seeds; here the best of "
-            "three for EXACT, by one more seed on images kept aside, and the same for the others, a hundred times as "
-            "much for BATCHED, whose squares are of means over 128 images. What stands behind ± is taken for a standard error.",
-            "python experiments/published.py --only van_de_ven",
-            van_de_ven_2025(),
-        ),
-        Section(
-            "Van de Ven and Tolias 2019, Split MNIST in three scenarios",
-            "[arXiv:1904.07734](https://arxiv.org/abs/1904.07734), EWC. The figures are *second hand*, and their "
-            "standard errors not at hand. The protocol as before, with one anchor for each task, F by the most likely label, "
-            "and the λ of the code of that year (commit f0b1461): 10⁷, 10⁶, 10⁸.",
-            "python experiments/published.py --only three",
-            van_de_ven_2019(),
-        ),
-        Section(
-            "Permutations of MNIST",
-            "None of these papers is followed to the letter. Kirkpatrick et al. 2017 "
-            "([10.1073/pnas.1611835114](https://doi.org/10.1073/pnas.1611835114)) print curves and no table: “about 94” "
-            "is how others read them, *second hand*. Ritter et al. 2018 "
-            "([arXiv:1805.07810](https://arxiv.org/abs/1805.07810)) say “over 90 %” in their abstract. Both stand beside "
-            "`many_tasks.py`: two hidden layers of 256, three epochs a task, batches of 64, λ chosen on other "
-            "permutations. The 97.1 of Zenke et al. 2017 ([arXiv:1703.04200](https://arxiv.org/abs/1703.04200)) is "
-            "*second hand*, and two hidden layers of 2,000 for 20 epochs a task would take about two hours of a core. "
-            "Avalanche's baseline (ContinualAI/continual-learning-baselines, commit 4900462, read there) is followed: one hidden layer of 512, plain descent "
-            "with η = 0.001, batches of 256, ten epochs a task.",
-            "python experiments/many_tasks.py; python experiments/many_tasks.py --tasks 50; "
-            "python experiments/published.py --only avalanche; python experiments/published.py --only zenke",
-            permutations(),
-        ),
+        Section("Van de Ven and Tolias 2019, Split MNIST", THREE, f"{run} three", van_de_ven_2019()),
+        Section("Permutations of MNIST", PERMUTED, f"{many}; {run} avalanche; {run} zenke", permutations()),
     ]
 
 
@@ -280,9 +282,7 @@ def settled() -> str:
         lines.append(f"| {told} | {importance:,.0f} | {shown(percent(runs, 'test'), 1)} |")
     exact = chosen(held("published"), protocol="van de Ven 2019", scenario="domain")
     if exact:
-        lines.append(
-            f"| the protocol of 2019 to the letter (published: 63.95) | 1,000,000 | {shown(percent(exact), 1)} |"
-        )
+        lines.append(f"| the protocol of 2019 itself (published: 63.95) | 1,000,000 | {shown(percent(exact), 1)} |")
     return "\n".join(lines)
 
 
@@ -304,6 +304,11 @@ def counts(rows: list[Row]) -> tuple[int, int, int, int]:
     return agree, len(words) - agree - not_run - unexplained, unexplained, not_run
 
 
+def flowing(text: str) -> str:
+    """One line a paragraph, so that a change moves no line breaks."""
+    return " ".join(text.split())
+
+
 def page() -> str:
     """docs/ledger.md."""
     parts = sections()
@@ -311,8 +316,8 @@ def page() -> str:
     text = [
         "# The ledger",
         "Published numbers of EWC and its relatives, and what comes out when their protocols are run here. "
-        f"{agree} rows agree, {explained} differ for a reason that was itself tested, {unexplained} differ without one, "
-        f"{not_run} were not run.",
+        f"{agree} rows agree, {explained} differ for a reason that was itself tested, {unexplained} differ without "
+        f"one, {not_run} were not run.",
         "*Agrees*: the means differ by at most two standard errors of their difference. One run of ours is judged by "
         "the published spread between runs. Accuracy in %, mean over tasks after the last one, ± standard error over "
         "seeds. *Second hand*: the figure was not read in the paper itself. *Minutes*: all seeds of the row, on two "
@@ -321,7 +326,7 @@ def page() -> str:
         "compares the two.",
     ]
     for part in parts:
-        text += [f"## {part.title}", part.text, table(part.rows), f"`{part.command}`"]
+        text += [f"## {part.title}", flowing(part.text), table(part.rows), f"`{part.command}`"]
     text += [
         "## Domain-incremental: 78.9, or 64?",
         SETTLED,
@@ -331,10 +336,10 @@ def page() -> str:
     return "\n\n".join(text) + "\n"
 
 
-SETTLED = (
-    "Notebook [08](../notebooks/08_where_ewc_fails.ipynb) reports 78.9 % for EWC on domain-incremental Split MNIST, 15 points above every published figure. "
-    "What makes the difference? One change at a time, the best λ that was tried for each:"
-)
+SETTLED = """
+Notebook [08](../notebooks/08_where_ewc_fails.ipynb) reports 78.9 % for EWC on domain-incremental Split MNIST, 15 points
+above every published figure. What makes the difference? One change at a time, the best λ that was tried for each:
+"""
 
 
 def readme() -> str:

@@ -13,8 +13,8 @@ absolute value averaged over batches.
 van_de_ven: Split MNIST, task-incremental, of van de Ven 2025 (arXiv:2502.11756), details from the code that its author
 published (GMvandeVen/continual-learning, commit e6d795a). Two hidden layers of 400, Adam with learning rate 0.001, not
 reset between tasks, 2,000 steps of 128 images a task, one head a task, online EWC. The digits are dealt to the tasks
-anew with each seed. λ is the best of a grid by one seed more, 100, on the last 10,000 training images; in the paper by
-the test accuracy over all seeds.
+anew with each seed. In the paper λ is the best of fourteen by the test accuracy over 30 seeds. Here it is a million for
+all but BATCHED, and not searched: the author's code has had 100,000 and ten million for this task.
 
 three: Split MNIST of van de Ven and Tolias 2019 (arXiv:1904.07734), EWC in three scenarios. As van_de_ven, but each
 task keeps its own anchor, F is that of the most likely label, and λ is the one of their code (commit f0b1461, of the
@@ -64,8 +64,8 @@ HSU: dict[str, tuple[str, dict[str, float]]] = {
     "offline": ("Adam", {}),
 }
 SCENARIOS = ("task", "domain", "class")
-ESTIMATORS = ("none", "EXACT", "EXACT, 500 images", "SAMPLE", "EMPIRICAL", "BATCHED")
-STEPS, VALIDATION_SEED = 2000, 100
+ESTIMATORS = ("none", "EXACT", "BATCHED", "EXACT, 500 images", "EMPIRICAL", "SAMPLE")
+STEPS = 2000
 
 
 def main() -> None:
@@ -78,11 +78,13 @@ def main() -> None:
             SETS[name](runs, mnist, seed)
 
 
-def hsu(runs: results.Runs, mnist: Task, seed: int, scenarios: Sequence[str] = SCENARIOS) -> None:
+def hsu(
+    runs: results.Runs, mnist: Task, seed: int, scenarios: Sequence[str] = SCENARIOS, methods: Iterable[str] = HSU
+) -> None:
     """All methods, one seed."""
     tasks = split(padded(mnist), 2)
     for scenario in scenarios:
-        for method in HSU:
+        for method in methods:
             key = {"protocol": "Hsu 2018", "scenario": scenario, "method": method, "seed": seed}
             runs.once(key, timed(partial(hsu_run, tasks, scenario, method, seed)))
 
@@ -160,17 +162,13 @@ def offline(
 def van_de_ven(runs: results.Runs, mnist: Task, seed: int) -> None:
     """All estimators, one seed. The first task is the same for all, and is learnt once."""
     once = VanDeVen(mnist, seed)
-    if seed != VALIDATION_SEED and not tried(runs):
-        van_de_ven(runs, mnist, VALIDATION_SEED)
-    for estimator in GRID if seed == VALIDATION_SEED else ESTIMATORS:
-        best = max(tried(runs), key=lambda run: run["mean"], default={"importance": 0})["importance"]
-        own = 0 if estimator == "none" else best * FACTOR.get(estimator, 1)
-        for importance in GRID[estimator] if seed == VALIDATION_SEED else (own,):
-            key = {"protocol": "van de Ven 2025", "method": estimator, "importance": importance, "seed": seed}
-            runs.once(key, timed(partial(once.run, estimator, importance)))
+    for estimator in ESTIMATORS:
+        importance = 0 if estimator == "none" else IMPORTANCE * FACTOR.get(estimator, 1)
+        key = {"protocol": "van de Ven 2025", "method": estimator, "importance": importance, "seed": seed}
+        runs.once(key, timed(partial(once.run, estimator, importance)))
 
 
-GRID: dict[str, tuple[float, ...]] = {"EXACT": (1e5, 1e6, 1e7)}
+IMPORTANCE = 1e6  # of van_de_ven
 THREE = {"task": 1e7, "domain": 1e6, "class": 1e8}
 FACTOR = {"BATCHED": 100}  # λ beside EXACT's: a batch's mean gradient has squares about 128 times smaller
 
@@ -181,12 +179,6 @@ def three(runs: results.Runs, mnist: Task, seed: int, scenarios: Sequence[str] =
         key = {"protocol": "van de Ven 2019", "scenario": scenario, "method": "EWC", "seed": seed}
         once = VanDeVen(mnist, seed, scenario, "optima")
         runs.once(key, timed(partial(once.run, "most likely label", THREE[scenario])))
-
-
-def tried(runs: results.Runs) -> list[dict[str, Any]]:
-    """The runs that λ is chosen by."""
-    key = {"protocol": "van de Ven 2025", "seed": VALIDATION_SEED}
-    return [run for run in runs.read().get("runs", []) if run.items() >= key.items()]
 
 
 class VanDeVen:
@@ -200,7 +192,7 @@ class VanDeVen:
         """The whole sequence with one estimator."""
         torch.manual_seed(self.seed)
         deal = torch.randperm(10)  # digit d is class deal[d]
-        tasks = split(dealt(self.mnist, deal, held_out=self.seed == VALIDATION_SEED), 2)
+        tasks = split(dealt(self.mnist, deal), 2)
         parts = split_parts(tasks, self.scenario)
         model = MLP(400, 2, classes=2 if self.scenario == "domain" else 10)
         adam = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
@@ -229,12 +221,9 @@ def copied(state: Any) -> Any:
     return [copied(value) for value in state] if isinstance(state, list) else state
 
 
-def dealt(task: Task, deal: Tensor, held_out: bool) -> Task:
-    """The task with digit d called deal[d]; with the last 10,000 training images for its test, if `held_out`."""
+def dealt(task: Task, deal: Tensor) -> Task:
+    """The task with digit d called deal[d]."""
     (images, labels), (test_images, test_labels) = task.train.tensors, task.test.tensors
-    if held_out:
-        test_images, test_labels = images[-10_000:], labels[-10_000:]
-        images, labels = images[:-10_000], labels[:-10_000]
     classes = {int(deal[digit]): name for digit, name in task.classes.items()}
     return Task(task.name, classes, TensorDataset(images, deal[labels]), TensorDataset(test_images, deal[test_labels]))
 
@@ -267,10 +256,10 @@ def batched(view: nn.Module, part: Part, generator: torch.Generator, size: int =
 
 
 DOMAIN: dict[str, tuple[float, ...]] = {
-    "split_mnist.py": (1e5, 1e6),
-    "digits dealt anew": (1e5, 1e6),
-    "learning rate not lowered": (1e5, 1e6),
-    "Adam": (1e3, 1e4, 1e5, 1e6),
+    "Adam": (1e4, 1e6),
+    "digits dealt anew": (1e6,),
+    "learning rate not lowered": (1e6,),
+    "split_mnist.py": (1e6,),
     "2,000 steps of 128": (1e6, 1e7),
 }
 
@@ -287,7 +276,7 @@ def domain_run(mnist: Task, change: str, importance: float, seed: int) -> dict[s
     """The whole sequence with one change."""
     torch.manual_seed(seed)
     deal = torch.randperm(10) if change == "digits dealt anew" else torch.arange(10)
-    parts = split_parts(split(dealt(mnist, deal, held_out=False), 2), "domain")
+    parts = split_parts(split(dealt(mnist, deal), 2), "domain")
     model, ewc, learnt = MLP(400, 2, classes=2), EWC(importance), []
     for t, part in enumerate(parts):
         count, optimizer, every = len(part.task.train), torch.optim.SGD(model.parameters(), fused=True), 1
@@ -390,6 +379,7 @@ def timed(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
 
 SETS: dict[str, Callable[[results.Runs, Task, int], None]] = {
     "hsu": hsu,
+    "hsu_baselines": partial(hsu, scenarios=["task", "domain"], methods=["Adam", "SGD"]),
     "hsu_task": partial(hsu, scenarios=["task"]),
     "hsu_domain": partial(hsu, scenarios=["domain"]),
     "three_domain": partial(three, scenarios=["domain"]),
