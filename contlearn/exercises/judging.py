@@ -60,12 +60,12 @@ class Calls(TorchFunctionMode):
 
     def __enter__(self) -> "Calls":
         Calls.active.append(self)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *raised: Any) -> None:
         Calls.active.remove(self)
-        super().__exit__(*raised)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(getattr(function, "__name__", ""))
@@ -188,4 +188,4 @@ def _hidden(task: Task) -> Task:
     if not _material:
         return task
     task, count = _relabelled(task), len(task.test)
-    return Task(task.name, task.classes, task.train, TensorDataset(*(t[:count] for t in task.train.tensors)))
+    return Task(task.name, task.classes, task.train, TensorDataset(*(t[:count].clone() for t in task.train.tensors)))

@@ -12,8 +12,8 @@ from contlearn.exercises.judging import Calls, ask, judge, numbers, same, varied
 
 def check_2_1(answer: Callable[..., Any]) -> None:
     """`answer(sizes)` counts the weights and biases of an MLP with these layer sizes, such as [784, 256, 10]."""
-    sizes = varied([784, 400, 400, 10], 8).round().int().tolist()
-    pixels, first, second, classes = sizes
+    pixels, hidden, classes = varied([784, 400, 10], 8).round().int().tolist()
+    sizes, first, second = [pixels, hidden, hidden, classes], hidden, hidden
     weights = pixels * first + first * second + second * classes
     judge(
         ask(answer, list(sizes)),
