@@ -25,6 +25,7 @@ MOST_PROCESSES = 64
 START = 300.0  # seconds for Python, PyTorch and IPython to be there
 GRACE = 5.0  # seconds that a call has to react to an interrupt
 KEPT_OUTPUT = 4_000  # bytes of what a notebook prints
+KEPT_VARIABLES = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 
 # Stands between grader and student's process, whose parent it is: whoever kills the parent kills this. Its group is the
 # one that is killed in the end.
@@ -205,7 +206,7 @@ class Kernel:
         mine = _descendants() - self._others
         if len(mine) > MOST_PROCESSES:
             self._end(f"it started more than {MOST_PROCESSES} processes")
-        if sum(map(_resident, mine)) > self.memory:
+        if sum(map(_resident, mine)) > self.memory and sum(map(_proportional, mine)) > self.memory:
             self._end(f"it used more than {self.memory / 2**30:g} GiB of memory")
 
     def _end(self, why: str) -> None:
@@ -259,7 +260,7 @@ def _as_exception(kind: str, words: str) -> Exception:
 
 def _environment(scratch: Path) -> dict[str, str]:
     """Nothing of the grader's environment but what a Python needs; all folders are below `scratch`."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     home, temporary = str(scratch / "home"), str(scratch / "temporary")
     return kept | {
         "PYTHONPATH": os.pathsep.join([str(scratch), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -312,6 +313,14 @@ def _descendants() -> set[int]:
 def _resident(pid: int) -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _proportional(pid: int) -> int:
+    """Memory in which a page that n processes share counts 1/n for each: slower to tell, and just."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return 0
 
 
