@@ -145,6 +145,16 @@ def kind(value: Any) -> str:
     return f"a tensor of shape {shape}" if shape else "a single number"
 
 
+def worth(points: int) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Say how many points a part of an assignment is worth; an exercise of a notebook is worth one."""
+
+    def mark(check: Callable[[Any], None]) -> Callable[[Any], None]:
+        check.points = points  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
 _material = 0  # the readers' checks; a grading run draws another number, and with it all material
 
 
