@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run learn test test-machines notebooks bench clean
+.PHONY: run learn test test-machines notebooks bench handout slides clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed   ## the three acts on the complete data, in about a minute
@@ -25,6 +25,12 @@ notebooks: .venv/installed   ## run every notebook anew and store its outputs
 
 bench: .venv/installed   ## the measurements behind the claims about speed
 	$(BIN)/python benchmarks/benchmark.py
+
+handout: .venv/installed   ## the notebooks for a class, in handout/: without solutions and outputs
+	$(BIN)/python notebooks/handout.py
+
+slides: .venv/installed   ## the lecture, in slides.html, from the notebooks' own figures
+	$(BIN)/python docs/slides.py
 
 clean:
 	rm -rf .venv

@@ -167,21 +167,23 @@ STYLE = """
 :root { color-scheme: light; --ink: #1a1a1a; --paper: #fff; --accent: #0072b2; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 26px/1.4 system-ui, sans-serif; }
-section { min-height: 100vh; padding: 3vh 5vw; display: none; flex-direction: column; gap: 2vh; }
+section { height: 100vh; overflow: auto; padding: 3vh 5vw; display: none; flex-direction: column; gap: 2vh; }
 section.now { display: flex; }
 h1, h2 { margin: 0; line-height: 1.15; font-weight: 600; }
 h1 { font-size: 2.2em; } h2 { font-size: 1.6em; }
 p { margin: 0; max-width: 46em; }
-figure { margin: auto; text-align: center; }
-figure img { max-width: 90vw; max-height: 66vh; }
+figure { margin: 0; flex: 1; min-height: 8em; display: flex; flex-direction: column; align-items: center; }
+figure img { flex: 1; min-height: 0; max-width: 100%; object-fit: contain; }
 figcaption { font-size: 0.6em; color: #555; }
-.formula svg { height: 3.4em; width: auto; max-width: 88vw; }
+.formula svg { height: 3em; width: auto; max-width: 88vw; }
+section:not(:has(figure)) { justify-content: center; gap: 5vh; }
+section:not(:has(figure)) .formula svg { height: 4.6em; }
 aside { display: none; font-size: 0.7em; border-left: 4px solid var(--accent); padding-left: 1em; }
 .notes aside { display: block; }
 footer { position: fixed; right: 1em; bottom: 0.6em; font-size: 0.55em; color: #555; }
 @media print {
   @page { size: 13.333in 7.5in; margin: 0; }
-  section { display: flex !important; height: 7.5in; min-height: 0; break-after: page; }
+  section { display: flex !important; height: 7.5in; overflow: hidden; break-after: page; }
   footer { display: none; }
 }
 """
@@ -227,11 +229,12 @@ def figures() -> dict[str, tuple[str, str]]:
 
 def formula(latex: str) -> str:
     """A formula as an SVG of its own, with its source as the text for those who do not see it."""
-    figure, file = Figure(), io.StringIO()
-    figure.text(0, 0, latex, fontsize=24)
+    file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "contlearn", "mathtext.fontset": "cm"}):
+        figure = Figure()
+        figure.text(0, 0, latex, fontsize=24)
         figure.savefig(file, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()[file.getvalue().index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue()[file.getvalue().index("<svg") :], flags=re.DOTALL)
     name = html.escape(latex.strip("$"), quote=True)
     opened = f'<svg role="img" aria-label="{name}"'
     return f'<p class="formula">{svg.replace("<svg", opened, 1)}</p>'
