@@ -171,7 +171,7 @@ def as_text(rows: Sequence[Row]) -> str:
             if not said.startswith("Right: ")
         ]
         for note in notes:
-            lines += textwrap.wrap(note, 110, initial_indent="    - ", subsequent_indent="      ")
+            lines += textwrap.wrap(_line(note), 110, initial_indent="    - ", subsequent_indent="      ")
     met = Counter((name, said) for row in rows for name, said in row.misconceptions().items())
     if met:
         lines += ["", "Misconceptions, by how many met them"]

@@ -72,7 +72,7 @@ SLIDES = [
         "It begins at once",
         "**Predict:** how many steps until a quarter is lost?",
         "3.2",
-        notes="Three steps. Then some of it returns, then it sinks slowly.",
+        notes="One. The lowest points come within three; then some of it returns, then it sinks slowly.",
     ),
     Slide("What does it say about digits now?", "", "3.3", notes="Habits: unit 5, sandal, collects a third."),
     Slide(
