@@ -60,6 +60,14 @@ def test_untouched_stubs_get_nothing() -> None:
     assert set(graded_together(solved=False).values()) == {"not answered yet"}
 
 
+def test_a_reference_solution_that_trains_gets_full_marks() -> None:
+    """One of the three, all the way: the images go over, the weights come back, the accuracy is measured here."""
+    (path,) = (path for path in NOTEBOOKS if path.name.startswith("05"))
+    with Kernel(4 * GIB, 1800) as kernel:
+        kernel.run(submission.needed(cells_of(path, solved=True)))
+        assert grade.judged(CHECKS["5_6"], kernel.answer("5_6"), [1000]).startswith("Right: ")
+
+
 def test_the_long_exercises_are_those_judged_by_outcome() -> None:
     assert set(grade.LONG) == {name for name, check in CHECKS.items() if "judge_both" in check.__code__.co_names}
 

@@ -83,8 +83,8 @@ def judge_both(
         right: what the right answer shows, one sentence.
     """
     student = ask(answer, model, *(_hidden(task) for task in tasks))
-    if _material:
-        tasks = [_relabelled(task) for task in tasks]
+    if _material:  # what passed the reader's check must not fail by the luck of other labels
+        tasks, floor = [_relabelled(task) for task in tasks], floor - 0.02
     if student is None or student is ...:
         print("not answered yet")
     elif isinstance(student, Exception):
