@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run learn test test-machines notebooks bench bench-peers clean
+.PHONY: run learn test test-machines notebooks bench bench-peers handout slides clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed   ## the three acts on the complete data, in about a minute
@@ -28,6 +28,12 @@ bench: .venv/installed   ## the measurements behind the claims about speed
 
 bench-peers: .venv-peers/installed   ## the same of five other libraries, in an environment of its own
 	.venv-peers/bin/python benchmarks/peers.py
+
+handout: .venv/installed   ## the notebooks for a class, in handout/: without solutions and outputs
+	$(BIN)/python notebooks/handout.py
+
+slides: .venv/installed   ## the lecture, in slides.html, from the notebooks' own figures
+	$(BIN)/python docs/slides.py
 
 clean:
 	rm -rf .venv .venv-peers

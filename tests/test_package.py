@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, copy = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (copy / name).write_bytes((ROOT / name).read_bytes())
-    for path in (ROOT / "contlearn").rglob("*"):
+    for path in [path for name in ("contlearn", "files", "experiments") for path in (ROOT / name).rglob("*")]:
         if path.is_file() and "__pycache__" not in path.parts:
             target = copy / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,9 @@ def test_the_wheel_holds_the_library_and_nothing_else(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "contlearn/py.typed" in names
     assert "contlearn/exercises/notebook_00.py" in names
+    assert "contlearn/grading/kernel.py" in names
+    assert {"contlearn/files/checkpoints/mnist_mlp.pt", "contlearn/experiments/language_model.py"} <= set(names)
+    assert not [name for name in names if name.endswith("-ubyte.gz")]  # 41 MB that the loaders find or download
     assert all(name.startswith(("contlearn/", "contlearn-")) for name in names)
 
 

@@ -1,12 +1,14 @@
 """How every check judges an answer."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.data import TensorDataset
 
 from contlearn.data import Task
 from contlearn.training import accuracy
@@ -49,10 +51,21 @@ def judge(given: Any, expected: Any, right: str, mistakes: Mapping[str, Any]) ->
 class Calls(TorchFunctionMode):
     """Notes which functions of PyTorch are called while it is active, and how often any is."""
 
+    active: ClassVar[list["Calls"]] = []  # an answer that runs in another process reports its calls to these
+
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
         self.count = 0
+
+    def __enter__(self) -> "Calls":
+        Calls.active.append(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        Calls.active.remove(self)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(getattr(function, "__name__", ""))
@@ -69,7 +82,9 @@ def judge_both(
         floor: the fraction of each test set that must be classified correctly.
         right: what the right answer shows, one sentence.
     """
-    student = ask(answer, model, *tasks)
+    student = ask(answer, model, *(_hidden(task) for task in tasks))
+    if _material:  # what passed the reader's check must not fail by the luck of other labels
+        tasks, floor = [_relabelled(task) for task in tasks], floor - 0.02
     if student is None or student is ...:
         print("not answered yet")
     elif isinstance(student, Exception):
@@ -130,6 +145,57 @@ def kind(value: Any) -> str:
     return f"a tensor of shape {shape}" if shape else "a single number"
 
 
+def worth(points: int) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Say how many points a part of an assignment is worth; an exercise of a notebook is worth one."""
+
+    def mark(check: Callable[[Any], None]) -> Callable[[Any], None]:
+        check.points = points  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
+_material = 0  # the readers' checks; a grading run draws another number, and with it all material
+
+
+@contextmanager
+def unseen(material: int) -> Iterator[None]:
+    """Within this block every check has other inputs than those that readers meet; `material` > 0 says which."""
+    global _material
+    before, _material = _material, material
+    try:
+        yield
+    finally:
+        _material = before
+
+
 def numbers(*shape: int, seed: int = 0) -> Tensor:
     """Normally distributed float64 numbers, the same on every machine: the material of the checks."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + _material))
+
+
+def varied(table: Any, by: float, seed: int = 0) -> Tensor:
+    """`table` as float64; for unseen material each number is moved by up to `by`, so that nobody can know it."""
+    known = torch.as_tensor(table, dtype=torch.float64)
+    return known + by * torch.tanh(numbers(*known.shape, seed=seed)) if _material else known.clone()
+
+
+def shuffled(items: Sequence[Any], seed: int = 0) -> list[Any]:
+    """`items` in the order that readers meet, or for unseen material in another."""
+    order = numbers(len(items), seed=seed).argsort().tolist() if _material else range(len(items))
+    return [items[k] for k in order]
+
+
+def _relabelled(task: Task) -> Task:
+    """The same images; for unseen material the ten labels have changed places, lest finished weights be handed in."""
+    order = torch.tensor(shuffled(range(10), seed=10))
+    parts = [TensorDataset(images, order[labels]) for images, labels in (task.train.tensors, task.test.tensors)]
+    return Task(task.name, {int(order[label]): name for label, name in task.classes.items()}, *parts)
+
+
+def _hidden(task: Task) -> Task:
+    """What the answer gets: for unseen material the labels exchanged, and training images in place of the test's."""
+    if not _material:
+        return task
+    task, count = _relabelled(task), len(task.test)
+    return Task(task.name, task.classes, task.train, TensorDataset(*(t[:count].clone() for t in task.train.tensors)))

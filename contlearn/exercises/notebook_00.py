@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from contlearn.exercises.judging import ask, judge, numbers
+from contlearn.exercises.judging import ask, judge, numbers, varied
 
 
 def check_0_1(answer: Callable[..., Any]) -> None:
     """One point's share of F, p (1 − p) x xᵀ: the term of eq. (0.4)."""
-    theta, x = torch.tensor([[2.0, 0.5], [1.6, 1.2]], dtype=torch.float64)
+    theta, x = varied([[2.0, 0.5], [1.6, 1.2]], 0.2)
     p, outer = torch.sigmoid(theta @ x - 4), torch.outer(x, x)
     mistakes = {
         "this is p x xᵀ: a point counts where the model is unsure, so multiply by p (1 − p).": p * outer,

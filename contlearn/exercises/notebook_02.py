@@ -7,23 +7,26 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from contlearn.exercises.judging import Calls, ask, judge, numbers, same
+from contlearn.exercises.judging import Calls, ask, judge, numbers, same, varied
 
 
 def check_2_1(answer: Callable[..., Any]) -> None:
     """`answer(sizes)` counts the weights and biases of an MLP with these layer sizes, such as [784, 256, 10]."""
-    sizes = [784, 400, 400, 10]
-    weights = 784 * 400 + 400 * 400 + 400 * 10
+    pixels, hidden, classes = varied([784, 400, 10], 8).round().int().tolist()
+    sizes, first, second = [pixels, hidden, hidden, classes], hidden, hidden
+    weights = pixels * first + first * second + second * classes
     judge(
         ask(answer, list(sizes)),
-        weights + 400 + 400 + 10,
+        weights + first + second + classes,
         "478,410 for 784 → 400 → 400 → 10, and two thirds of them belong to the first layer.",
         {
             "this counts the weights only, or one bias a layer: a layer has one for each of its outputs.": weights,
-            "a layer has one bias for each output, not for each input.": weights + 784 + 400 + 400,
+            "a layer has one bias for each output, not for each input.": weights + pixels + first + second,
             "the 784 pixels have no bias: biases belong to the layers behind them.": weights + sum(sizes),
             "this is the network of the notebook: count from `sizes` instead.": 335_114,
-            "the last layer is missing: there are three layers between four sizes.": weights - 4000 + 400 + 400,
+            "the last layer is missing: there are three layers between four sizes.": (
+                weights - second * classes + first + second
+            ),
         },
     )
 

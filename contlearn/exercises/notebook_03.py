@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from contlearn.exercises.judging import ask, judge
+from contlearn.exercises.judging import ask, judge, varied
 
 
 def check_3_1(answer: Callable[..., Any]) -> None:
     """Forgetting of four tasks: the mean over all but the last of the best accuracy before minus that at the end."""
     rows = [[0.9, 0.1, 0.2, 0.1], [0.94, 0.8, 0.1, 0.2], [0.7, 0.85, 0.9, 0.1], [0.5, 0.88, 0.8, 0.95]]
-    r = torch.tensor(rows, dtype=torch.float64)
+    r = varied(rows, 0.009)
     drop = r[:-1, :-1].max(dim=0).values - r[-1, :-1]
     judge(
         ask(answer, r.clone()),
@@ -64,7 +62,7 @@ def check_3_2(answer: float | None) -> None:
 
 def check_3_3(answer: Callable[..., Any]) -> None:
     """The mean accuracy over all tasks at the end, on a make-believe network that forgets by a known table."""
-    r = torch.tensor([[0.9, 0.2, 0.1], [0.6, 0.8, 0.15], [0.3, 0.5, 0.7]], dtype=torch.float64)
+    r = varied([[0.9, 0.2, 0.1], [0.6, 0.8, 0.15], [0.3, 0.5, 0.7]], 0.009)
     learnt: list[int] = []
     untrained = 0.125
     given = ask(answer, [0, 1, 2], learnt.append, lambda task: float(r[learnt[-1], task]) if learnt else untrained)

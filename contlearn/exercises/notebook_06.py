@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from contlearn.exercises.judging import ask, double, judge, numbers
+from contlearn.exercises.judging import ask, double, judge, numbers, shuffled, varied
 
 
 def check_6_1(answer: Callable[..., Any]) -> None:
@@ -30,7 +30,7 @@ def check_6_1(answer: Callable[..., Any]) -> None:
 
 def check_6_2(answer: Callable[..., Any]) -> None:
     """Judge `my_backward_transfer(matrix)`, eq. (6.5)."""
-    r = torch.tensor([[98, 10, 12, 9], [91, 97, 11, 10], [93, 98, 96, 13], [86, 88, 89, 95]], dtype=torch.float64) / 100
+    r = varied([[98, 10, 12, 9], [91, 97, 11, 10], [93, 98, 96, 13], [86, 88, 89, 95]], 0.4) / 100
     drops = r[-1, :-1] - r.diagonal()[:-1]
     mistakes = {
         "this is positive, but tasks were forgotten here: after minus before, R[T−1, j] − R[j, j].": -drops.mean(),
@@ -52,18 +52,33 @@ def check_6_2(answer: Callable[..., Any]) -> None:
 
 def check_6_3(answer: Callable[..., Any]) -> None:
     """Judge `choose(runs)`: the λ that the validation images choose, and the accuracy that may be reported."""
-    rows = ((10, 0.90, 0.93), (30, 0.95, 0.94), (100, 0.94, 0.96), (300, 0.91, 0.92))
-    runs = [dict(zip(("importance", "validation", "test"), row, strict=True)) for row in rows]
+    low, best, tempting, largest = (
+        (int(importance + 1000 * moved), validation + moved, test - moved / 2)
+        for importance, validation, test, moved in zip(
+            (10, 30, 100, 300), (0.90, 0.95, 0.94, 0.91), (0.93, 0.94, 0.96, 0.92), varied([0.0] * 4, 0.004).tolist(),
+            strict=True,
+        )
+    )  # fmt: skip
+    runs = [
+        dict(zip(("importance", "validation", "test"), row, strict=True))
+        for row in shuffled((low, best, tempting, largest))
+    ]
     judge(
         ask(lambda: _pair(answer(runs))),
-        torch.tensor([30, 0.94]),
+        double([best[0], best[2]]),
         "the validation images choose, the test images only judge what was chosen.",
         {
-            "the test images chose this λ, so they can no longer judge it: choose by validation.": [100, 0.96],
-            "the λ is right, but the images that chose it flatter it: report the test accuracy.": [30, 0.95],
-            "the λ is right, but this accuracy belongs to another λ: report that of the chosen run.": [30, 0.96],
-            "the test images chose, and the validation images judge: it is the other way round.": [100, 0.94],
-            "this is the largest λ, not the best on the validation images.": [300, 0.92],
+            "the test images chose this λ, so they can no longer judge it: choose by validation.": (
+                [tempting[0], tempting[2]]
+            ),
+            "the λ is right, but the images that chose it flatter it: report the test accuracy.": [best[0], best[1]],
+            "the λ is right, but this accuracy belongs to another λ: report that of the chosen run.": (
+                [best[0], tempting[2]]
+            ),
+            "the test images chose, and the validation images judge: it is the other way round.": (
+                [tempting[0], tempting[1]]
+            ),
+            "this is the largest λ, not the best on the validation images.": [largest[0], largest[2]],
         },
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contlearn.exercises.judging import ask, judge, numbers
+from contlearn.exercises.judging import ask, judge, numbers, shuffled
 
 
 def check_8_1(answer: Callable[..., Any]) -> None:
@@ -59,22 +59,27 @@ def check_8_2(answer: Callable[..., Any]) -> None:
 
 def check_8_3(answer: Callable[..., Any]) -> None:
     """Judge `memory_indices(labels, per_class)`: the first images of each class, sorted."""
-    labels = torch.tensor([7, 2, 2, 9, 2, 7, 9, 9, 7, 2])
+    labels = torch.tensor(shuffled([7, 2, 2, 9, 2, 7, 9, 9, 7, 2]))
+    places = [(labels == c).nonzero()[:, 0] for c in (2, 7, 9)]
+    by_class = torch.cat([of_class[:2] for of_class in places])
+    chosen = by_class.sort().values
     given = ask(answer, labels.clone(), 2)
     if isinstance(given, list | tuple):
         given = ask(torch.tensor, given)
     judge(
         given,
-        torch.tensor([0, 1, 2, 3, 5, 6]),
+        chosen,
         "every class has the same share of the memory, however often it occurs.",
         {
-            "these are the right images, class after class: sort the indices.": torch.tensor([1, 2, 0, 5, 3, 6]),
+            "these are the right images, class after class: sort the indices.": by_class,
             "these are the first images of all: whoever comes early fills the memory.": torch.tensor([0, 1]),
             "the memory is filled in order, whatever the class: count each class by itself.": torch.arange(6),
-            "these are the last images of each class: take the first.": torch.tensor([4, 5, 6, 7, 8, 9]),
-            "these are labels: return the indices of the images.": torch.tensor([2, 2, 7, 7, 9, 9]),
+            "these are the last images of each class: take the first.": (
+                torch.cat([of_class[-2:] for of_class in places]).sort().values
+            ),
+            "these are labels: return the indices of the images.": labels[by_class],
             "this is a mask with one entry an image: nonzero() turns it into indices.": (
-                torch.tensor([1, 1, 1, 1, 0, 1, 1, 0, 0, 0])
+                torch.zeros(10).index_fill(0, chosen, 1)
             ),
         },
     )
@@ -110,7 +115,9 @@ def check_8_4(answer: Callable[..., Any]) -> None:
         return 1000 * squares(pairs)
 
     estimators = [squares, rounded, scaled, batch_means, whole_sum, whole_mean]
-    verdicts = [ask(answer, estimate, images.clone(), labels.clone()) for estimate in estimators]
+    order = shuffled(range(len(estimators)))
+    given = {k: ask(answer, estimators[k], images.clone(), labels.clone()) for k in order}
+    verdicts = [given[k] for k in range(len(estimators))]
     problem = next((v for v in verdicts if v is None or v is ... or isinstance(v, Exception)), False)
     if problem is not False:
         judge(problem, True, "", {})
