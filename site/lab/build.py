@@ -33,8 +33,10 @@ from laboratory import load_fashion_mnist, load_mnist  # noqa: E402
 
 
 def images() -> bytes:
-    """The grey levels of all images, 98 bytes each, then their labels, two a byte: training digits, training clothes,
-    test digits, test clothes."""
+    """The grey levels of all images, 98 bytes each, then all labels, two a byte.
+
+    In this order: digits and clothes to train on, digits and clothes to test on.
+    """
     tasks = [laboratory.small(task) for task in (load_mnist(), load_fashion_mnist())]
     parts = [task[part] for part in ("train", "test") for task in tasks]
     levels = torch.cat([levels.flatten() for levels, _ in parts])
@@ -110,7 +112,7 @@ def payload_of(html: str) -> str:
 
 
 def is_current() -> bool:
-    """Whether the page is what its sources make. Compressed bytes may differ between versions of zlib; images may not."""
+    """Whether the page is what its sources make. Another zlib may compress to other bytes; the images must be equal."""
     if not PAGE.exists():
         return False
     html = PAGE.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@
   const $ = (id) => document.getElementById(id);
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const percent = (x) => `${(100 * x).toFixed(1)} %`;
+  const few = (x) => (x < 0.01 ? `${(100 * x).toFixed(1)} %` : `${Math.round(100 * x)} %`);
   const whole = (n) => n.toLocaleString("en");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
@@ -111,7 +112,7 @@
     if (s === run.until) finish();
   }
 
-  let before = 0, owed = 0, clock = { at: 0, steps: 0, rate: 0 };
+  let before = 0, drawn = 0, owed = 0, clock = { at: 0, steps: 0, rate: 0 };
 
   function frame(now) {
     if (!running) return;
@@ -133,7 +134,10 @@
       clock.rate = (1000 * clock.steps) / (now - clock.at);
       clock = { at: now, steps: 0, rate: clock.rate };
     }
-    if (!calm.matches || run.step % 400 < 20 || !running) refresh();
+    if (now - drawn > (calm.matches ? 2000 : speed === "fast" ? 60 : 0)) {
+      drawn = now;
+      refresh();
+    }
     if (running) next();
   }
 
@@ -180,6 +184,8 @@
   /** A run on clothes is over: into the table with it. */
   function keep(digits, clothes) {
     const springs = run.springs, lost = latestStar().digits - digits;
+    const same = (r) => r.springs === springs && r.digits === digits && r.clothes === clothes && String(r.lambdas) === String(run.lambdas);
+    kept = kept.filter((r) => !same(r)); // the same run once more
     kept.push({ springs, lambdas: run.lambdas.slice(), digits, clothes, end: theta.slice(), history: run.history.slice() });
     const result = `digits <b>${percent(digits)}</b>, clothes <b>${percent(clothes)}</b>`;
     if (springs === "unprotected" && guess !== null && !run.fromFour) {
@@ -333,7 +339,7 @@
     method = name;
     const words = {
       unprotected: "No springs: the run of station 2 again.",
-      L2: "Every weight gets the same spring, as stiff as the mean of F. Together they pull as hard as EWC’s.",
+      L2: "Every weight gets the same spring, as stiff as the mean of F. Predict: will it keep as many digits as EWC?",
       EWC: "Each weight gets a spring as stiff as its own F: the diagonal of the matrix F.",
       Kronecker: "Springs between weights of a layer, too: the matrix F of each layer as the product of two small ones. The valley may lean.",
     };
@@ -446,7 +452,7 @@
     if (guess !== null) {
       const gx = x(STEPS_A + STEPS_B), gy = y(guess / 100);
       draw(svg, "circle", { cx: gx, cy: gy, r: 5, fill: "none", stroke: colour("digits"), "stroke-width": 2 });
-      draw(svg, "text", { x: gx - 9, y: gy + (gy < 24 ? 14 : -6), "text-anchor": "end", "font-size": 11.5, style: `fill:${colour("digits-text")}` }, "your guess");
+      draw(svg, "text", { x: gx - 9, y: gy + (gy < 24 ? 14 : -6), "text-anchor": "end", "font-size": 11.5, class: "haloed", style: `fill:${colour("digits-text")}` }, "your guess");
     }
     svg.setAttribute("aria-label", `Accuracy against training steps. Now digits ${percent(now.digits)}, clothes ${percent(now.clothes)}, after ${run.step} steps of ${run.task}.`
       + (digitsRun && run.task === "clothes" ? ` Before the clothes digits were at ${percent(latestStar().digits)}.` : ""));
@@ -621,11 +627,11 @@
   }
 
   /** A 14 x 14 map: the larger a value, the more of the colour. */
-  function heat(canvas, values, tone, top) {
+  function heat(canvas, values, tone, top, power = 0.5) {
     canvas.width = canvas.height = SIDE;
     const context = canvas.getContext("2d"), image = context.createImageData(SIDE, SIDE);
     const from = rgb("card"), to = rgb(tone), most = top || Math.max(...values) || 1;
-    values.forEach((v, k) => image.data.set([...mix(from, to, Math.sqrt(Math.min(1, v / most))), 255], 4 * k));
+    values.forEach((v, k) => image.data.set([...mix(from, to, Math.min(1, v / most) ** power), 255], 4 * k));
     context.putImageData(image, 0, 0);
   }
 
@@ -683,12 +689,12 @@
     $("moved-block").hidden = false;
     const now = moved(theta), free = freeRun(), freely = free && moved(free.end), top = Math.max(...(freely || now));
     heat($("map-need"), perPixel((k) => fisher.diagonal[k]), "digits");
-    if (freely) heat($("map-free"), freely, "clothes", top);
-    heat($("map-moved"), now, "clothes", top);
+    if (freely) heat($("map-free"), freely, "clothes", top, 1);
+    heat($("map-moved"), now, "clothes", top, 1);
     const share = needyShare(theta), what = run.springs === "unprotected" ? "without springs" : `with ${METHODS[run.springs]}`;
     $("moved-caption").innerHTML = `What moves <strong>now</strong>, ${what}`;
-    $("moved-said").textContent = `Of all squared movement, ${(100 * share).toFixed(0)} % now happens in the tenth of the weights that digits need most`
-      + (!free || run.springs === "unprotected" ? "." : `; without springs it was ${(100 * needyShare(free.end)).toFixed(0)} %.`);
+    $("moved-said").textContent = `Of all squared movement, ${few(share)} now happens in the tenth of the weights that digits need most`
+      + (!free || run.springs === "unprotected" ? "." : `; without springs it was ${few(needyShare(free.end))}.`);
   }
 
   function mapEvents() {
@@ -748,7 +754,7 @@
       const row = libraryRow(r.springs, r.lambdas), cell = (k) => (row ? `${row.mean[k].toFixed(1)} ± ${row.error[k].toFixed(1)}` : "–");
       return `<tr><th scope="row"><span class="key" style="background:${colour(r.springs)}"></span>${METHODS[r.springs]}</th>
         <td>${r.springs === "unprotected" ? "" : r.lambdas.join(" → ")}</td><td>${percent(r.digits)}</td><td>${percent(r.clothes)}</td>
-        <td>${fisher && fisher.needy ? `${Math.round(100 * needyShare(r.end))} %` : "–"}</td><td>${cell(0)}</td><td>${cell(1)}</td></tr>`;
+        <td>${fisher && fisher.needy ? few(needyShare(r.end)) : "–"}</td><td>${cell(0)}</td><td>${cell(1)}</td></tr>`;
     }).join("");
   }
 
@@ -760,36 +766,46 @@
   function trade() {
     const svg = $("trade"), [width, height] = sized(svg);
     if (!width) return;
-    const left = 44, right = 16, top = 12, bottom = 44, low = [30, 0];
-    const x = (v) => left + ((width - left - right) * (v - low[0])) / (100 - low[0]), y = (v) => top + (height - top - bottom) * (1 - v / 100);
-    for (const v of [0, 20, 40, 60, 80, 100]) {
-      draw(svg, "line", { x1: left, x2: width - right, y1: y(v), y2: y(v), class: "grid-line" });
-      draw(svg, "text", { x: left - 6, y: y(v) + 4, "text-anchor": "end", "font-size": 11.5, class: "soft" }, v);
+    const left = 44, right = 16, top = 12, bottom = 44, low = [30, 55], high = [100, 90];
+    const across = (v) => left + ((width - left - right) * (v - low[0])) / (high[0] - low[0]);
+    const up = (v) => top + ((height - top - bottom) * (high[1] - v)) / (high[1] - low[1]);
+    for (const v of [60, 70, 80, 90]) {
+      draw(svg, "line", { x1: left, x2: width - right, y1: up(v), y2: up(v), class: "grid-line" });
+      draw(svg, "text", { x: left - 6, y: up(v) + 4, "text-anchor": "end", "font-size": 11.5, class: "soft" }, v);
     }
-    for (const v of [40, 60, 80, 100]) draw(svg, "text", { x: x(v), y: height - bottom + 17, "text-anchor": "middle", "font-size": 11.5, class: "soft" }, v);
+    for (const v of [40, 60, 80, 100]) draw(svg, "text", { x: across(v), y: height - bottom + 17, "text-anchor": "middle", "font-size": 11.5, class: "soft" }, v);
     draw(svg, "text", { x: (left + width) / 2, y: height - 8, "text-anchor": "middle", "font-size": 13 }, "digits still read, %");
     draw(svg, "text", { x: -(top + (height - bottom) / 2), y: 11, transform: "rotate(-90)", "text-anchor": "middle", "font-size": 13 }, "clothes learnt, %");
-    const mark = (kind, px, py, extra = {}) => draw(svg, "path", {
-      d: MARKS[kind], transform: `translate(${px.toFixed(1)} ${py.toFixed(1)})`, fill: kind === "unprotected" ? "none" : colour(kind),
-      stroke: kind === "unprotected" ? colour(kind) : colour("card"), "stroke-width": kind === "unprotected" ? 2.5 : 1, ...extra,
+    draw(draw(svg, "clipPath", { id: "inside" }), "rect", { x: left, y: 0, width: width - left, height: height - bottom });
+    const inner = draw(svg, "g", { "clip-path": "url(#inside)" });
+    const mark = (parent, kind, [dx, dy], extra = {}) => draw(parent, "path", {
+      d: MARKS[kind], fill: kind === "unprotected" ? "none" : colour(kind), stroke: colour(kind === "unprotected" ? kind : "card"),
+      "stroke-width": kind === "unprotected" ? 2.5 : 1,
+      transform: `translate(${Math.max(left, across(dx)).toFixed(1)} ${Math.min(height - bottom, up(dy)).toFixed(1)})`, ...extra,
     });
-    const [jx, jy] = RESULTS.rows["joint training"][0].mean, [ux, uy] = RESULTS.rows.unprotected[0].mean;
+    const text = (words, tone, [dx, dy], [mx, my], anchor) => draw(inner, "text", {
+      x: across(dx) + mx, y: up(dy) + my, "text-anchor": anchor, "font-size": 13, "font-weight": 600, class: "haloed", style: `fill:${colour(tone)}`,
+    }, words);
+    const free = RESULTS.rows.unprotected[0], joint = RESULTS.rows["joint training"][0];
     for (const springs of ["L2", "EWC", "Kronecker"]) {
-      const line = [RESULTS.rows.unprotected[0], ...RESULTS.rows[springs]];
-      draw(svg, "path", { d: line.map(({ mean }, i) => `${i ? "L" : "M"}${x(mean[0])} ${y(mean[1])}`).join(""), fill: "none", stroke: colour(springs), "stroke-width": 1.6, opacity: 0.75 });
+      const line = [free, ...RESULTS.rows[springs]];
+      draw(inner, "path", { d: line.map(({ mean }, i) => `${i ? "L" : "M"}${across(mean[0])} ${up(mean[1])}`).join(""), fill: "none", stroke: colour(springs), "stroke-width": 1.6 });
+      for (const { mean } of RESULTS.rows[springs]) draw(inner, "circle", { cx: across(mean[0]), cy: up(mean[1]), r: 2.2, fill: colour(springs) });
     }
-    mark("joint", x(jx), y(jy));
-    draw(svg, "text", { x: x(jx) + 4, y: y(jy) - 11, "text-anchor": "end", "font-size": 12 }, "both at once");
-    mark("unprotected", x(ux), y(uy), { opacity: 0.5 });
-    draw(svg, "text", { x: x(ux), y: y(uy) - 11, "text-anchor": "middle", "font-size": 12, class: "soft" }, "unprotected");
-    const label = (text, tone, lx, ly, anchor) => draw(svg, "text", { x: lx, y: ly, "text-anchor": anchor, "font-size": 13, "font-weight": 600, style: `fill:${colour(tone)}` }, text);
-    const at = (springs, value) => RESULTS.rows[springs].find((row) => row.lambda === value).mean;
-    const k = at("Kronecker", 1), e = at("EWC", 1), l = at("L2", 100);
-    label("Kronecker", "Kronecker-text", x(k[0]) - 12, y(k[1]) - 9, "end");
-    label("EWC", "EWC-text", x(e[0]), y(e[1]) + 20, "middle");
-    label("L2", "L2-text", x(l[0]) - 10, y(l[1]) + 4, "end");
-    kept.forEach((r, n) => mark(r.springs, Math.max(left, x(100 * r.digits)), y(100 * r.clothes), n === kept.length - 1 ? { "stroke-width": 2.5, stroke: colour(r.springs === "unprotected" ? "unprotected" : "ink") } : {}));
-    svg.setAttribute("aria-label", `Digits kept against clothes learnt, in percent. contlearn: unprotected ${ux} and ${uy}, both at once ${jx} and ${jy}. Your runs: `
+    draw(inner, "line", { x1: across(joint.mean[0]), x2: across(joint.mean[0]), y1: up(joint.mean[1]), y2: up(87.4), stroke: colour("joint") });
+    mark(inner, "joint", joint.mean);
+    text("both at once", "ink", [joint.mean[0], 87.4], [12, -5], "end");
+    mark(inner, "unprotected", free.mean, { opacity: 0.45 });
+    text("unprotected", "soft", free.mean, [0, -13], "middle");
+    const last = (springs) => RESULTS.rows[springs][RESULTS.rows[springs].length - 1].mean;
+    text("Kronecker", "Kronecker-text", last("Kronecker"), [22, 20], "end");
+    text("EWC", "EWC-text", last("EWC"), [-10, 4], "end");
+    text("L2", "L2-text", RESULTS.rows.L2.reduce((a, row) => (row.mean[1] > 62 ? row : a)).mean, [-12, 8], "end");
+    kept.forEach((r, n) => {
+      const newest = n === kept.length - 1, edge = r.springs === "unprotected" ? "unprotected" : "ink";
+      mark(svg, r.springs, [100 * r.digits, 100 * r.clothes], newest ? { "stroke-width": 2.5, stroke: colour(edge) } : {});
+    });
+    svg.setAttribute("aria-label", `Digits kept against clothes learnt, in percent. contlearn: unprotected ${free.mean.join(" and ")}, both at once ${joint.mean.join(" and ")}. Your runs: `
       + (kept.map((r) => `${METHODS[r.springs]} ${percent(r.digits)} and ${percent(r.clothes)}`).join("; ") || "none yet") + ".");
   }
 
@@ -802,17 +818,17 @@
   const two = { shape: "diagonal", leans: false, lambda: 1, anchor: null, first: 1, second: 1, angle: 0, f: null, walks: {} };
   let notebookAnchor;
 
-  /** A task's strip, where at least 90 % are right: its left and right border for each height. */
-  function strip(task) {
-    const left = [], right = [];
-    for (let t2 = RANGE.y[0]; t2 <= RANGE.y[1] + 1e-9; t2 += 0.05) {
-      const inside = [];
-      for (let t1 = RANGE.x[0]; t1 <= RANGE.x[1] + 1e-9; t1 += 0.02) if (TwoWeights.accuracy([t1, t2], task) >= 0.9) inside.push(t1);
+  /** A task's strip, where at least 90 % are right, as a border: both ends of it for each place along one axis. */
+  function strip(task, along) {
+    const [low, high] = along === 0 ? [RANGE.x, RANGE.y] : [RANGE.y, RANGE.x], first = [], second = [];
+    for (let u = low[0]; u <= low[1] + 1e-9; u += 0.05) {
+      const place = (v) => (along === 0 ? [u, v] : [v, u]), inside = [];
+      for (let v = high[0] - 1; v <= high[1] + 1; v += 0.02) if (TwoWeights.accuracy(place(v), task) >= 0.9) inside.push(v);
       if (!inside.length) continue;
-      left.push([inside[0], t2]);
-      right.push([inside[inside.length - 1], t2]);
+      first.push(place(inside[0]));
+      second.push(place(inside[inside.length - 1]));
     }
-    return [...left, ...right.reverse()];
+    return [...first, ...second.reverse()];
   }
 
   function measureTwo() {
@@ -851,7 +867,7 @@
     draw(back, "text", { x: margin - 7, y: y(5) + 4, "text-anchor": "end", "font-size": 14 }, "θ₂");
     const inner = draw(back, "g", { "clip-path": "url(#plane)" });
     const shape = (points) => points.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
-    two.strips = two.strips || { digits: strip(POINTS.A), clothes: strip(POINTS.B) };
+    two.strips = two.strips || { digits: strip(POINTS.A, 1), clothes: strip(POINTS.B, 0) };
     for (const [name, border] of Object.entries(two.strips)) draw(inner, "path", { d: `${shape(border)}Z`, fill: colour(name), opacity: 0.24 });
     draw(inner, "text", { x: x(2.9), y: y(-1.2), "font-size": 13, "font-weight": 600, style: `fill:${colour("digits-text")}` }, "A solved");
     draw(inner, "text", { x: x(-1.9), y: y(0.55), "font-size": 13, "font-weight": 600, style: `fill:${colour("clothes-text")}` }, "B solved");
@@ -868,7 +884,7 @@
       draw(inner, "path", { d: MARKS[name], transform: `translate(${px} ${py})`, fill: name === "unprotected" ? "none" : colour(name), stroke: colour(name), "stroke-width": 2.5 });
       const below = name === "unprotected", rightwards = name === "EWC";
       draw(inner, "text", { x: px + (rightwards ? 10 : 0), y: py + (rightwards ? -8 : below ? -11 : 20), "text-anchor": rightwards ? "start" : px < margin + 45 ? "start" : "middle", "font-size": 13, "font-weight": 600,
-        style: `fill:${colour(`${name}-text`)};paint-order:stroke;stroke:${colour("card")};stroke-width:4px;stroke-linejoin:round` }, METHODS[name] === "none" ? "unprotected" : name);
+        class: "haloed", style: `fill:${colour(`${name}-text`)}` }, METHODS[name] === "none" ? "unprotected" : name);
     }
 
     const c = Math.cos(angle), s = Math.sin(angle);
@@ -880,7 +896,7 @@
         handle = draw(front, "g", { class: "handle", tabindex: 0, role: "slider", "data-handle": name, "aria-orientation": "vertical" });
         draw(handle, "circle", { r: 22, fill: "transparent", stroke: "none", class: "ring" });
         draw(handle, name === "anchor" ? "path" : "circle", name === "anchor" ? { d: MARKS.joint, class: "dot" } : { r: 8, class: "dot" });
-        if (name === "anchor") draw(handle, "text", { x: 13, y: 18, "font-size": 15, "font-weight": 600 }, "θ*").append(Object.assign(document.createElementNS("http://www.w3.org/2000/svg", "tspan"), { textContent: "A" }));
+        if (name === "anchor") draw(draw(handle, "text", { x: -15, y: 24, "text-anchor": "end", "font-size": 16, "font-weight": 600, class: "haloed" }, "θ*"), "tspan", { dy: 4, "font-size": 11 }, "A");
         handleEvents(handle, name);
       }
       const [hx, hy] = inside(end);
