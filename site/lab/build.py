@@ -24,7 +24,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PAGE = HERE / "index.html"
-SCRIPTS = ("network.js", "drawing.js", "twoweights.js", "page.js")
+SCRIPTS = ("network.js", "drawing.js", "twoweights.js", "tools.js", "plane.js", "page.js")
 LIMIT = 3_000_000  # bytes
 
 sys.path.insert(0, str(ROOT / "experiments"))

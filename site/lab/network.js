@@ -7,7 +7,10 @@
    the last row the bias. An image is 196 grey levels from 0 to 15; a level v goes in as v / 5. */
 
 const Network = (() => {
-  const INPUTS = 196, HIDDEN = 64, CLASSES = 10, UNIT = 5;
+  const INPUTS = 196,
+    HIDDEN = 64,
+    CLASSES = 10,
+    UNIT = 5;
   const SECOND = (INPUTS + 1) * HIDDEN; // where the second layer begins in theta
   const SIZE = SECOND + (HIDDEN + 1) * CLASSES;
   const LAYERS = [
@@ -49,27 +52,35 @@ const Network = (() => {
     }
   }
 
-  const hidden = new Float64Array(HIDDEN), back = new Float64Array(HIDDEN);
-  const logits = new Float64Array(CLASSES), p = new Float64Array(CLASSES);
+  const hidden = new Float64Array(HIDDEN),
+    back = new Float64Array(HIDDEN);
+  const logits = new Float64Array(CLASSES),
+    p = new Float64Array(CLASSES);
 
   /** Fill `hidden`, `logits` and `p` for the image that begins at `offset`. Black pixels cost nothing. */
   function forward(theta, images, offset) {
-    const bias1 = INPUTS * HIDDEN, bias2 = SECOND + HIDDEN * CLASSES;
+    const bias1 = INPUTS * HIDDEN,
+      bias2 = SECOND + HIDDEN * CLASSES;
     for (let j = 0; j < HIDDEN; j++) hidden[j] = theta[bias1 + j];
     for (let i = 0; i < INPUTS; i++) {
       const level = images[offset + i];
       if (level === 0) continue;
-      const a = VALUE[level], row = i * HIDDEN;
+      const a = VALUE[level],
+        row = i * HIDDEN;
       for (let j = 0; j < HIDDEN; j++) hidden[j] += a * theta[row + j];
     }
     for (let c = 0; c < CLASSES; c++) logits[c] = theta[bias2 + c];
     for (let j = 0; j < HIDDEN; j++) {
       const a = hidden[j];
-      if (!(a > 0)) { hidden[j] = 0; continue; }
+      if (!(a > 0)) {
+        hidden[j] = 0;
+        continue;
+      }
       const row = SECOND + j * CLASSES;
       for (let c = 0; c < CLASSES; c++) logits[c] += a * theta[row + c];
     }
-    let top = -Infinity, sum = 0;
+    let top = -Infinity,
+      sum = 0;
     for (let c = 0; c < CLASSES; c++) if (logits[c] > top) top = logits[c];
     for (let c = 0; c < CLASSES; c++) sum += p[c] = Math.exp(logits[c] - top);
     for (let c = 0; c < CLASSES; c++) p[c] /= sum;
@@ -104,7 +115,8 @@ const Network = (() => {
   function gradientOf(theta, { images, labels }, batch, gradient) {
     gradient.fill(0);
     let loss = 0;
-    const bias1 = INPUTS * HIDDEN, bias2 = SECOND + HIDDEN * CLASSES;
+    const bias1 = INPUTS * HIDDEN,
+      bias2 = SECOND + HIDDEN * CLASSES;
     for (const n of batch) {
       const offset = n * INPUTS;
       loss += forward(theta, images, offset) - logits[labels[n]];
@@ -126,7 +138,8 @@ const Network = (() => {
       for (let i = 0; i < INPUTS; i++) {
         const level = images[offset + i];
         if (level === 0) continue;
-        const a = VALUE[level], row = i * HIDDEN;
+        const a = VALUE[level],
+          row = i * HIDDEN;
         for (let j = 0; j < HIDDEN; j++) gradient[row + j] += a * back[j];
       }
     }
@@ -146,7 +159,8 @@ const Network = (() => {
       this.count = 0;
       this.squares = new Float64Array(SIZE);
       this.factors = LAYERS.map(({ inputs, outputs }) => ({
-        a: new Float64Array((inputs + 1) ** 2), g: new Float64Array(outputs ** 2),
+        a: new Float64Array((inputs + 1) ** 2),
+        g: new Float64Array(outputs ** 2),
       }));
     }
 
@@ -157,18 +171,25 @@ const Network = (() => {
         the square for hidden unit j, averaged over labels, is the variance of its ten outgoing weights under p. */
     add(theta, images, from, to) {
       const [{ a: a1, g: g1 }, { a: a2, g: g2 }] = this.factors;
-      const on = new Int32Array(INPUTS + 1), value = new Float64Array(INPUTS + 1);
-      const centred = new Float64Array(HIDDEN * CLASSES), active = new Int32Array(HIDDEN);
+      const on = new Int32Array(INPUTS + 1),
+        value = new Float64Array(INPUTS + 1);
+      const centred = new Float64Array(HIDDEN * CLASSES),
+        active = new Int32Array(HIDDEN);
       for (let n = from; n < to; n++) {
         forward(theta, images, n * INPUTS);
         let lit = 0;
         for (let i = 0; i < INPUTS; i++) {
           const level = images[n * INPUTS + i];
-          if (level) { on[lit] = i; value[lit++] = VALUE[level]; }
+          if (level) {
+            on[lit] = i;
+            value[lit++] = VALUE[level];
+          }
         }
-        on[lit] = INPUTS; value[lit++] = 1; // the bias
+        on[lit] = INPUTS;
+        value[lit++] = 1; // the bias
         for (let x = 0; x < lit; x++) {
-          const row = on[x] * (INPUTS + 1), v = value[x];
+          const row = on[x] * (INPUTS + 1),
+            v = value[x];
           for (let y = 0; y < lit; y++) a1[row + on[y]] += v * value[y];
         }
 
@@ -177,7 +198,8 @@ const Network = (() => {
         for (let j = 0; j < HIDDEN; j++) {
           if (hidden[j] === 0) continue;
           const row = SECOND + j * CLASSES;
-          let mean = 0, variance = 0;
+          let mean = 0,
+            variance = 0;
           for (let c = 0; c < CLASSES; c++) mean += p[c] * theta[row + c];
           for (let c = 0; c < CLASSES; c++) {
             const w = theta[row + c] - mean;
@@ -188,7 +210,8 @@ const Network = (() => {
           active[units++] = j;
         }
         for (let x = 0; x < units; x++) {
-          const j = active[x], row = j * HIDDEN;
+          const j = active[x],
+            row = j * HIDDEN;
           g1[row + j] += back[j];
           for (let y = 0; y < x; y++) {
             const k = active[y];
@@ -199,12 +222,14 @@ const Network = (() => {
           }
         }
         for (let x = 0; x < lit; x++) {
-          const row = on[x] * HIDDEN, v = value[x] * value[x];
+          const row = on[x] * HIDDEN,
+            v = value[x] * value[x];
           for (let j = 0; j < HIDDEN; j++) this.squares[row + j] += v * back[j];
         }
 
         for (let x = 0; x <= units; x++) {
-          const j = x < units ? active[x] : HIDDEN, v = x < units ? hidden[j] : 1;
+          const j = x < units ? active[x] : HIDDEN,
+            v = x < units ? hidden[j] : 1;
           for (let y = 0; y <= units; y++) {
             const k = y < units ? active[y] : HIDDEN;
             a2[j * (HIDDEN + 1) + k] += v * (y < units ? hidden[k] : 1);
@@ -282,7 +307,8 @@ const Network = (() => {
     penalty(theta, lambda) {
       let sum = 0;
       LAYERS.forEach((layer, l) => {
-        const d = this.offset(theta, layer), pull = this.pull(d, layer, l);
+        const d = this.offset(theta, layer),
+          pull = this.pull(d, layer, l);
         for (let i = 0; i < d.length; i++) sum += d[i] * pull[i];
       });
       return 0.5 * lambda * sum;
@@ -306,7 +332,9 @@ const Network = (() => {
       const k = eta * lambda;
       if (k === 0) return;
       LAYERS.forEach((layer, l) => {
-        const { at, inputs, outputs } = layer, rows = inputs + 1, { a, g } = this.bases[l];
+        const { at, inputs, outputs } = layer,
+          rows = inputs + 1,
+          { a, g } = this.bases[l];
         let d = multiply(a.transposed, this.offset(theta, layer), rows, rows, outputs);
         d = multiply(d, g.vectors, rows, outputs, outputs);
         for (let i = 0; i < rows; i++) {
@@ -340,7 +368,8 @@ const Network = (() => {
   /** Eigenvalues (not below zero) and eigenvectors (columns) of a symmetric matrix, by Jacobi's rotations: each turns
       two axes until their product vanishes, and all of them again until nothing is left. Yields now and then. */
   function* eigen(symmetric, n) {
-    const m = Float64Array.from(symmetric), q = new Float64Array(n * n); // q: eigenvectors as rows, while it turns
+    const m = Float64Array.from(symmetric),
+      q = new Float64Array(n * n); // q: eigenvectors as rows, while it turns
     let size = 0;
     for (let i = 0; i < n; i++) q[i * n + i] = 1;
     for (const x of m) size += x * x;
@@ -348,24 +377,30 @@ const Network = (() => {
       let rest = 0;
       for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) rest += 2 * m[i * n + j] ** 2;
       if (rest <= 1e-26 * size) break;
-      const small = 1e-3 * Math.sqrt(rest) / n;
+      const small = (1e-3 * Math.sqrt(rest)) / n;
       for (let i = 0; i < n - 1; i++) {
         for (let j = i + 1; j < n; j++) {
           const off = m[i * n + j];
           if (Math.abs(off) <= small) continue;
           const half = (m[j * n + j] - m[i * n + i]) / (2 * off);
           const t = (half < 0 ? -1 : 1) / (Math.abs(half) + Math.hypot(half, 1)); // tangent of the smaller angle
-          const cos = 1 / Math.hypot(t, 1), sin = t * cos;
-          for (let k = 0; k < n; k++) { // rows i and j
-            const x = m[i * n + k], y = m[j * n + k];
+          const cos = 1 / Math.hypot(t, 1),
+            sin = t * cos;
+          for (let k = 0; k < n; k++) {
+            // rows i and j
+            const x = m[i * n + k],
+              y = m[j * n + k];
             m[i * n + k] = cos * x - sin * y;
             m[j * n + k] = sin * x + cos * y;
-            const u = q[i * n + k], v = q[j * n + k];
+            const u = q[i * n + k],
+              v = q[j * n + k];
             q[i * n + k] = cos * u - sin * v;
             q[j * n + k] = sin * u + cos * v;
           }
-          for (let k = 0; k < n; k++) { // columns i and j
-            const x = m[k * n + i], y = m[k * n + j];
+          for (let k = 0; k < n; k++) {
+            // columns i and j
+            const x = m[k * n + i],
+              y = m[k * n + j];
             m[k * n + i] = cos * x - sin * y;
             m[k * n + j] = sin * x + cos * y;
           }
@@ -396,8 +431,26 @@ const Network = (() => {
   }
 
   return {
-    INPUTS, HIDDEN, CLASSES, SECOND, SIZE, LAYERS, Fisher, Diagonal, Kronecker,
-    generator, fresh, batches, probabilities, logitsOf, accuracy, gradientOf, descend, uniform, eigen, eigenbases,
+    INPUTS,
+    HIDDEN,
+    CLASSES,
+    SECOND,
+    SIZE,
+    LAYERS,
+    Fisher,
+    Diagonal,
+    Kronecker,
+    generator,
+    fresh,
+    batches,
+    probabilities,
+    logitsOf,
+    accuracy,
+    gradientOf,
+    descend,
+    uniform,
+    eigen,
+    eigenbases,
     finished,
   };
 })();

@@ -3,38 +3,40 @@
 
 (() => {
   const DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
-  const CLOTHES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
-  const TRAIN = 12800, TEST = 1000, BATCH = 32, ETA = 0.1, EVERY = 10, STEPS_A = 2000, STEPS_B = 1200;
+  const CLOTHES = [
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+  ];
+  const TRAIN = 12800,
+    TEST = 1000,
+    BATCH = 32,
+    ETA = 0.1,
+    EVERY = 10,
+    STEPS_A = 2000,
+    STEPS_B = 1200;
   const LAMBDAS = [0, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 3000];
   const METHODS = { unprotected: "none", L2: "L2", EWC: "EWC", Kronecker: "Kronecker factors" };
   const PER_SECOND = { slow: 15, normal: 240 }; // steps; "fast" takes what it gets
-  const SIDE = 14, PIXELS = SIDE * SIDE;
+  const SIDE = 14,
+    PIXELS = SIDE * SIDE;
 
-  const $ = (id) => document.getElementById(id);
+  const { $, percent, colour, say, draw, sized, MARKS } = Tools;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  const percent = (x) => `${(100 * x).toFixed(1)} %`;
   const few = (x) => (x < 0.01 ? `${(100 * x).toFixed(1)} %` : `${Math.round(100 * x)} %`);
   const whole = (n) => n.toLocaleString("en");
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-
-  /** Tell it to those who listen rather than look. */
-  function say(text) {
-    $("live").textContent = text;
-  }
 
   function tell(id, html, aloud = true) {
     $(id).hidden = false;
     $(id).innerHTML = html;
     if (aloud) say($(id).textContent);
-  }
-
-  /** An SVG element with attributes, put into `parent`. */
-  function draw(parent, tag, attributes, text) {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    if (text !== undefined) element.textContent = text;
-    parent.append(element);
-    return element;
   }
 
   // ---- the images ---------------------------------------------------------------------------------------------------
@@ -47,8 +49,12 @@
     const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
     $("images").remove();
     const numbers = new Uint8Array(2 * bytes.length);
-    bytes.forEach((byte, k) => { numbers[2 * k] = byte >> 4; numbers[2 * k + 1] = byte & 15; });
-    const sizes = [TRAIN, TRAIN, TEST, TEST], total = sizes.reduce((a, b) => a + b);
+    bytes.forEach((byte, k) => {
+      numbers[2 * k] = byte >> 4;
+      numbers[2 * k + 1] = byte & 15;
+    });
+    const sizes = [TRAIN, TRAIN, TEST, TEST],
+      total = sizes.reduce((a, b) => a + b);
     let at = 0;
     const parts = sizes.map((size) => {
       const part = {
@@ -73,14 +79,22 @@
   let digitsRun = null; // the history up to star
   let kept = []; // one entry for each finished run on clothes
   let running = false;
-  let method = "EWC", lambda = 0;
+  let method = "EWC",
+    lambda = 0;
   let guess = null;
 
   function begin(task, springs = "unprotected") {
     const random = Network.generator(1000 * seed + (task === "digits" ? 1 : 2));
     run = {
-      task, springs, step: 0, until: task === "digits" ? STEPS_A : STEPS_B, history: [], lambdas: [lambda], loss: NaN,
-      order: Network.batches(TRAIN, BATCH, random), quadratic: springs === "unprotected" ? null : quadratic(springs),
+      task,
+      springs,
+      step: 0,
+      until: task === "digits" ? STEPS_A : STEPS_B,
+      history: [],
+      lambdas: [lambda],
+      loss: NaN,
+      order: Network.batches(TRAIN, BATCH, random),
+      quadratic: springs === "unprotected" ? null : quadratic(springs),
     };
     note();
   }
@@ -108,11 +122,14 @@
     run.step += 1;
     if (run.quadratic && run.step % EVERY === 0) run.quadratic.proximalStep(theta, lambda, EVERY * ETA);
     const s = run.step;
-    if (s % (s <= 20 ? 2 : s <= 200 ? 10 : 25) === 0) note();
+    if (s % (s <= 20 ? 2 : s <= 200 ? 10 : s <= 600 ? 25 : 50) === 0) note();
     if (s === run.until) finish();
   }
 
-  let before = 0, drawn = 0, owed = 0, clock = { at: 0, steps: 0, rate: 0 };
+  let before = 0,
+    drawn = 0,
+    owed = 0,
+    clock = { at: 0, steps: 0, rate: 0 };
 
   function frame(now) {
     if (!running) return;
@@ -170,8 +187,11 @@
     if (run.task === "digits") {
       star = theta.slice();
       digitsRun = run;
-      tell("told-digits", `It reads <b>${percent(digits)}</b> of 1,000 digits that it has never seen. Of clothes it knows
-        nothing: ${percent(clothes)}.`);
+      tell(
+        "told-digits",
+        `It reads <b>${percent(digits)}</b> of 1,000 digits that it has never seen. Of clothes it knows
+        nothing: ${percent(clothes)}.`,
+      );
     } else if (run.step === STEPS_B) {
       keep(digits, clothes);
     } else {
@@ -183,20 +203,38 @@
 
   /** A run on clothes is over: into the table with it. */
   function keep(digits, clothes) {
-    const springs = run.springs, lost = latestStar().digits - digits;
-    const same = (r) => r.springs === springs && r.digits === digits && r.clothes === clothes && String(r.lambdas) === String(run.lambdas);
+    const springs = run.springs,
+      lost = latestStar().digits - digits;
+    const same = (r) =>
+      r.springs === springs &&
+      r.digits === digits &&
+      r.clothes === clothes &&
+      String(r.lambdas) === String(run.lambdas);
     kept = kept.filter((r) => !same(r)); // the same run once more
-    kept.push({ springs, lambdas: run.lambdas.slice(), digits, clothes, end: theta.slice(), history: run.history.slice() });
+    kept.push({
+      springs,
+      lambdas: run.lambdas.slice(),
+      digits,
+      clothes,
+      end: theta.slice(),
+      history: run.history.slice(),
+    });
     const result = `digits <b>${percent(digits)}</b>, clothes <b>${percent(clothes)}</b>`;
     if (springs === "unprotected" && guess !== null && !run.fromFour) {
-      tell("told-clothes", `You said ${guess}. Of 100 digits it still reads <b>${Math.round(100 * digits)}</b>; clothes
+      tell(
+        "told-clothes",
+        `You said ${guess}. Of 100 digits it still reads <b>${Math.round(100 * digits)}</b>; clothes
         it knows to ${percent(clothes)}. This is <em>catastrophic forgetting</em>. Not one step was meant to harm a digit:
-        the clothes just moved every weight to where it suits them.`);
+        the clothes just moved every weight to where it suits them.`,
+      );
     } else {
       const at = springs === "unprotected" ? "" : ` at λ = ${run.lambdas.join(" → ")}`;
       const verdict = springs === "unprotected" ? "Without springs" : `${METHODS[springs]}${at}`;
-      tell("told-ewc", `${verdict}: ${result}. The clothes cost <b>${Math.max(0, 100 * lost).toFixed(1)}</b> points of
-        digits${comparison(clothes)}.`);
+      tell(
+        "told-ewc",
+        `${verdict}: ${result}. The clothes cost <b>${Math.max(0, 100 * lost).toFixed(1)}</b> points of
+        digits${comparison(clothes)}.`,
+      );
     }
     table();
     trade();
@@ -205,7 +243,8 @@
   function comparison(clothes) {
     const free = freeRun();
     if (!free || run.springs === "unprotected") return "";
-    const cost = 100 * (latestStar().digits - free.digits), behind = 100 * (free.clothes - clothes);
+    const cost = 100 * (latestStar().digits - free.digits),
+      behind = 100 * (free.clothes - clothes);
     const away = behind >= 0 ? `${behind.toFixed(1)} points behind` : `${(-behind).toFixed(1)} points ahead of`;
     return `, where the unprotected run lost ${cost.toFixed(1)}; at clothes it is ${away} that run`;
   }
@@ -228,7 +267,8 @@
 
   /** Of all squared movement, the share in the tenth of the weights that has the largest F. */
   function needyShare(to) {
-    let all = 0, needy = 0;
+    let all = 0,
+      needy = 0;
     for (let k = 0; k < Network.SIZE; k++) {
       const square = (to[k] - star[k]) ** 2;
       all += square;
@@ -245,7 +285,8 @@
     star = fisher = digitsRun = null;
     kept = [];
     begin("digits");
-    for (const id of ["told-digits", "told-clothes", "told-fisher", "told-ewc", "fisher-block", "moved-block"]) $(id).hidden = true;
+    for (const id of ["told-digits", "told-clothes", "told-fisher", "told-ewc", "fisher-block", "moved-block"])
+      $(id).hidden = true;
     table();
     trade();
     refresh();
@@ -253,8 +294,14 @@
   }
 
   function learnDigits() {
-    if (running) { pause(); return; }
-    if (star) { seed += 1; newNetwork(); }
+    if (running) {
+      pause();
+      return;
+    }
+    if (star) {
+      seed += 1;
+      newNetwork();
+    }
     say("Learning digits.");
     start();
   }
@@ -268,16 +315,28 @@
   }
 
   function learnClothes(springs, fromFour) {
-    if (running && run.task === "clothes" && run.springs === springs) { pause(); return; }
-    if (!running && run.task === "clothes" && run.springs === springs && run.step < run.until && run.fromFour === fromFour) {
+    if (running && run.task === "clothes" && run.springs === springs) {
+      pause();
+      return;
+    }
+    if (
+      !running &&
+      run.task === "clothes" &&
+      run.springs === springs &&
+      run.step < run.until &&
+      run.fromFour === fromFour
+    ) {
       start();
       return;
     }
     toStar();
     begin("clothes", springs);
     run.fromFour = fromFour;
-    if (fromFour) $("told-ewc").hidden = true; else $("told-clothes").hidden = true;
-    say(springs === "unprotected" ? "Learning clothes, without springs." : `Learning clothes with ${METHODS[springs]}.`);
+    if (fromFour) $("told-ewc").hidden = true;
+    else $("told-clothes").hidden = true;
+    say(
+      springs === "unprotected" ? "Learning clothes, without springs." : `Learning clothes with ${METHODS[springs]}.`,
+    );
     start();
   }
 
@@ -312,20 +371,33 @@
       while (!found.done && performance.now() < end) found = search.next();
       await breath();
     }
-    const f = fisher.diagonal, order = Float64Array.from(f).sort();
+    const f = fisher.diagonal,
+      order = Float64Array.from(f).sort();
     const threshold = order[Math.floor(0.9 * order.length)];
     fisher = {
-      diagonal: f, uniform: Network.uniform(f), needy: f.map((x) => x > threshold),
+      diagonal: f,
+      uniform: Network.uniform(f),
+      needy: f.map((x) => x > threshold),
       kronecker: new Network.Kronecker(factors, star, found.value),
     };
     const total = f.reduce((a, b) => a + b);
-    let sum = 0, count = 0;
+    let sum = 0,
+      count = 0;
     while (sum < total / 2) sum += order[order.length - 1 - count++];
     const where = document.querySelector("input[name=where]:checked");
-    const verdict = where ? { edge: "You said at the edge: no. ", middle: "You said in the middle: so it is. ", alike: "You said everywhere alike: no. " }[where.value] : "";
+    const verdict = where
+      ? {
+          edge: "You said at the edge: no. ",
+          middle: "You said in the middle: so it is. ",
+          alike: "You said everywhere alike: no. ",
+        }[where.value]
+      : "";
     const dead = perPixel((k) => f[k]).filter((x) => x === 0).length;
-    tell("told-fisher", `${verdict}Half of all F sits in <b>${((100 * count) / f.length).toFixed(1)} %</b> of the weights. The weights of
-      <b>${dead}</b> pixels that are black in every digit have an F of exactly 0: clothes may do with them what they like.`);
+    tell(
+      "told-fisher",
+      `${verdict}Half of all F sits in <b>${((100 * count) / f.length).toFixed(1)} %</b> of the weights. The weights of
+      <b>${dead}</b> pixels that are black in every digit have an F of exactly 0: clothes may do with them what they like.`,
+    );
     measuring = false;
     drawFisher(TRAIN);
     refresh();
@@ -341,7 +413,8 @@
       unprotected: "No springs: the run of station 2 again.",
       L2: "Every weight gets the same spring, as stiff as the mean of F. Predict: will it keep as many digits as EWC?",
       EWC: "Each weight gets a spring as stiff as its own F: the diagonal of the matrix F.",
-      Kronecker: "Springs between weights of a layer, too: the matrix F of each layer as the product of two small ones. The valley may lean.",
+      Kronecker:
+        "Springs between weights of a layer, too: the matrix F of each layer as the product of two small ones. The valley may lean.",
     };
     $("method-said").textContent = words[name];
     $("lambda").disabled = name === "unprotected";
@@ -363,15 +436,26 @@
 
   function controls() {
     const ready = train !== undefined && !measuring;
-    const onDigits = run && run.task === "digits", onClothes = run && run.task === "clothes";
+    const onDigits = run && run.task === "digits",
+      onClothes = run && run.task === "clothes";
     const busyDigits = running && onDigits;
     $("learn-digits").disabled = !ready || (running && onClothes);
-    $("learn-digits").textContent = busyDigits ? "Pause" : star ? "Once more, from new random weights" : run && run.step ? "Go on learning digits" : "Learn digits";
+    $("learn-digits").textContent = busyDigits
+      ? "Pause"
+      : star
+        ? "Once more, from new random weights"
+        : run && run.step
+          ? "Go on learning digits"
+          : "Learn digits";
     $("learn-digits").classList.toggle("main", !star);
     const free = onClothes && run.springs === "unprotected" && !run.fromFour;
     $("learn-clothes").disabled = !ready || !star || (running && !free);
-    $("learn-clothes").textContent = running && free ? "Pause" : free && run.step < run.until && run.step ? "Go on learning clothes"
-      : `I say ${$("guess").value}. Learn clothes`;
+    $("learn-clothes").textContent =
+      running && free
+        ? "Pause"
+        : free && run.step < run.until && run.step
+          ? "Go on learning clothes"
+          : `I say ${$("guess").value}. Learn clothes`;
     $("rewind").disabled = !ready || !star || busyDigits || run === digitsRun;
     $("measure").disabled = !ready || !star || busyDigits;
     $("measure").textContent = measuring ? "Measuring …" : "Measure F";
@@ -379,8 +463,18 @@
     const four = onClothes && run.fromFour;
     const possible = ready && star && (measured || method === "unprotected");
     $("learn-ewc").disabled = !possible || (running && !four);
-    const how = method === "unprotected" ? "without springs" : method === "Kronecker" ? "with Kronecker factors" : `with ${method}`;
-    $("learn-ewc").textContent = running && four ? "Pause" : four && run.springs === method && run.step && run.step < run.until ? "Go on" : `Learn clothes ${how}`;
+    const how =
+      method === "unprotected"
+        ? "without springs"
+        : method === "Kronecker"
+          ? "with Kronecker factors"
+          : `with ${method}`;
+    $("learn-ewc").textContent =
+      running && four
+        ? "Pause"
+        : four && run.springs === method && run.step && run.step < run.until
+          ? "Go on"
+          : `Learn clothes ${how}`;
     $("more").disabled = !ready || running || !onClothes || run.step < run.until;
     for (const id of ["needs-2", "needs-3"]) $(id).hidden = Boolean(star);
     $("needs-4").hidden = Boolean(possible);
@@ -398,7 +492,10 @@
     const { digits, clothes } = latest();
     $("digits").textContent = percent(digits);
     $("clothes").textContent = percent(clothes);
-    const task = run.task === "digits" ? "digits" : `clothes, ${run.springs === "unprotected" ? "no springs" : `${METHODS[run.springs]}, λ = ${lambda}`}`;
+    const task =
+      run.task === "digits"
+        ? "digits"
+        : `clothes, ${run.springs === "unprotected" ? "no springs" : `${METHODS[run.springs]}, λ = ${lambda}`}`;
     let text = `${task}: step ${whole(run.step)} of ${whole(run.until)}`;
     if (run.quadratic) text += ` · penalty ${run.quadratic.penalty(theta, lambda).toFixed(3)}`;
     else if (run.step) text += ` · loss ${run.loss.toFixed(2)}`;
@@ -412,65 +509,128 @@
     }
   }
 
-  function sized(svg) {
-    const { width, height } = svg.getBoundingClientRect();
-    svg.replaceChildren();
-    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    return [width, height];
-  }
-
   function chart() {
-    const svg = $("chart"), [width, height] = sized(svg);
+    const svg = $("chart"),
+      [width, height] = sized(svg);
     if (!width) return;
-    const left = 38, right = 14, top = 8, bottom = 22;
+    const left = 38,
+      right = 14,
+      top = 8,
+      bottom = 22;
     const clothesSteps = Math.max(STEPS_B, run.task === "clothes" ? run.until : 0);
     const total = STEPS_A + clothesSteps;
-    const x = (s) => left + ((width - left - right) * s) / total, y = (a) => top + (height - top - bottom) * (1 - a);
+    const x = (s) => left + ((width - left - right) * s) / total,
+      y = (a) => top + (height - top - bottom) * (1 - a);
     for (const a of [0, 0.5, 1]) {
       draw(svg, "line", { x1: left, x2: width - right, y1: y(a), y2: y(a), class: "grid-line" });
-      draw(svg, "text", { x: left - 6, y: y(a) + 4, "text-anchor": "end", "font-size": 11, class: "soft" }, a === 1 ? "100 %" : `${100 * a}`);
+      draw(
+        svg,
+        "text",
+        { x: left - 6, y: y(a) + 4, "text-anchor": "end", "font-size": 11, class: "soft" },
+        a === 1 ? "100 %" : `${100 * a}`,
+      );
     }
-    draw(svg, "line", { x1: x(STEPS_A), x2: x(STEPS_A), y1: top, y2: height - bottom, stroke: colour("soft"), "stroke-dasharray": "2 3" });
-    const base = height - 6;
-    draw(svg, "text", { x: x(STEPS_A / 2), y: base, "text-anchor": "middle", "font-size": 11.5, class: "soft" }, `${whole(STEPS_A)} steps of digits`);
-    draw(svg, "text", { x: x(STEPS_A + clothesSteps / 2), y: base, "text-anchor": "middle", "font-size": 11.5, class: "soft" },
-      width < 420 ? `${whole(clothesSteps)} of clothes` : `${whole(clothesSteps)} steps of clothes`);
-
-    const line = (history, shift, which, style) => draw(svg, "path", {
-      d: history.map((h, i) => `${i ? "L" : "M"}${x(h.step + shift).toFixed(1)} ${y(h[which]).toFixed(1)}`).join(""),
-      fill: "none", stroke: colour(which), "stroke-linejoin": "round", ...style,
+    draw(svg, "line", {
+      x1: x(STEPS_A),
+      x2: x(STEPS_A),
+      y1: top,
+      y2: height - bottom,
+      stroke: colour("soft"),
+      "stroke-dasharray": "2 3",
     });
+    const base = height - 6;
+    draw(
+      svg,
+      "text",
+      { x: x(STEPS_A / 2), y: base, "text-anchor": "middle", "font-size": 11.5, class: "soft" },
+      `${whole(STEPS_A)} steps of digits`,
+    );
+    draw(
+      svg,
+      "text",
+      { x: x(STEPS_A + clothesSteps / 2), y: base, "text-anchor": "middle", "font-size": 11.5, class: "soft" },
+      width < 420 ? `${whole(clothesSteps)} of clothes` : `${whole(clothesSteps)} steps of clothes`,
+    );
+
+    const line = (history, shift, which, style) =>
+      draw(svg, "path", {
+        d: history.map((h, i) => `${i ? "L" : "M"}${x(h.step + shift).toFixed(1)} ${y(h[which]).toFixed(1)}`).join(""),
+        fill: "none",
+        stroke: colour(which),
+        "stroke-linejoin": "round",
+        ...style,
+      });
     for (const old of kept.slice(-6)) {
       if (old.history === run.history) continue;
-      for (const which of ["clothes", "digits"]) line(old.history, STEPS_A, which, { "stroke-width": 1, opacity: 0.4 });
+      for (const which of ["clothes", "digits"])
+        line(old.history, STEPS_A, which, { "stroke-width": 1.2, opacity: 0.5 });
     }
     const first = digitsRun || run;
     for (const which of ["clothes", "digits"]) line(first.history, 0, which, { "stroke-width": 2.2 });
-    if (run.task === "clothes") for (const which of ["clothes", "digits"]) line(run.history, STEPS_A, which, { "stroke-width": 2.6 });
-    const now = latest(), at = run.step + (run.task === "clothes" ? STEPS_A : 0);
-    for (const which of ["clothes", "digits"]) draw(svg, "circle", { cx: x(at), cy: y(now[which]), r: 4, fill: colour(which), stroke: colour("card"), "stroke-width": 1.5 });
+    if (run.task === "clothes")
+      for (const which of ["clothes", "digits"]) line(run.history, STEPS_A, which, { "stroke-width": 2.6 });
+    const now = latest(),
+      at = run.step + (run.task === "clothes" ? STEPS_A : 0);
+    for (const which of ["clothes", "digits"])
+      draw(svg, "circle", {
+        cx: x(at),
+        cy: y(now[which]),
+        r: 4,
+        fill: colour(which),
+        stroke: colour("card"),
+        "stroke-width": 1.5,
+      });
     if (guess !== null) {
-      const gx = x(STEPS_A + STEPS_B), gy = y(guess / 100);
+      const gx = x(STEPS_A + STEPS_B),
+        gy = y(guess / 100);
       draw(svg, "circle", { cx: gx, cy: gy, r: 5, fill: "none", stroke: colour("digits"), "stroke-width": 2 });
-      draw(svg, "text", { x: gx - 9, y: gy + (gy < 24 ? 14 : -6), "text-anchor": "end", "font-size": 11.5, class: "haloed", style: `fill:${colour("digits-text")}` }, "your guess");
+      draw(
+        svg,
+        "text",
+        {
+          x: gx - 9,
+          y: gy + (gy < 24 ? 14 : -6),
+          "text-anchor": "end",
+          "font-size": 11.5,
+          class: "haloed",
+          style: `fill:${colour("digits-text")}`,
+        },
+        "your guess",
+      );
     }
-    svg.setAttribute("aria-label", `Accuracy against training steps. Now digits ${percent(now.digits)}, clothes ${percent(now.clothes)}, after ${run.step} steps of ${run.task}.`
-      + (digitsRun && run.task === "clothes" ? ` Before the clothes digits were at ${percent(latestStar().digits)}.` : ""));
+    svg.setAttribute(
+      "aria-label",
+      `Accuracy against training steps. Now digits ${percent(now.digits)}, clothes ${percent(now.clothes)}, after ${run.step} steps of ${run.task}.` +
+        (digitsRun && run.task === "clothes"
+          ? ` Before the clothes digits were at ${percent(latestStar().digits)}.`
+          : ""),
+    );
   }
 
   // ---- the drawing --------------------------------------------------------------------------------------------------
 
-  const pad = { strokes: [], levels: null, image: null, pen: [0.5, 0.2], down: false, keyboard: false, shown: 0, worn: 0 };
+  const pad = {
+    strokes: [],
+    levels: null,
+    image: null,
+    pen: [0.5, 0.2],
+    down: false,
+    keyboard: false,
+    shown: 0,
+    worn: 0,
+  };
 
   function paintLevels(canvas, levels) {
     canvas.width = canvas.height = SIDE;
-    const context = canvas.getContext("2d"), image = context.createImageData(SIDE, SIDE);
+    const context = canvas.getContext("2d"),
+      image = context.createImageData(SIDE, SIDE);
     for (let k = 0; k < PIXELS; k++) image.data.set([17 * levels[k], 17 * levels[k], 17 * levels[k], 255], 4 * k);
     context.putImageData(image, 0, 0);
   }
 
   function drawPad() {
-    const canvas = $("pad"), size = 400;
+    const canvas = $("pad"),
+      size = 400;
     canvas.width = canvas.height = size;
     const context = canvas.getContext("2d");
     context.fillStyle = "#000";
@@ -498,7 +658,10 @@
       context.strokeStyle = pad.down ? "#d55e00" : "#56b4e9";
       context.beginPath();
       context.arc(x, y, size / 22, 0, 2 * Math.PI);
-      context.moveTo(x - 10, y); context.lineTo(x + 10, y); context.moveTo(x, y - 10); context.lineTo(x, y + 10);
+      context.moveTo(x - 10, y);
+      context.lineTo(x + 10, y);
+      context.moveTo(x, y - 10);
+      context.lineTo(x, y + 10);
       context.stroke();
     }
     pad.levels = pad.image || Drawing.levels(pad.strokes);
@@ -521,7 +684,7 @@
 
   function verdictOf(p) {
     const best = p.indexOf(Math.max(...p));
-    return { best, text: dressed() ? `${CLOTHES[best]}, or a ${DIGITS[best]}` : DIGITS[best] };
+    return { best, text: dressed() ? `${CLOTHES[best]} or ${DIGITS[best]}` : DIGITS[best] };
   }
 
   function answers() {
@@ -533,17 +696,23 @@
       row.querySelector("i").style.width = p ? `${100 * p[c]}%` : "0";
       row.querySelector(".share").textContent = p ? `${Math.round(100 * p[c])} %` : "";
     });
-    $("verdict").textContent = p ? verdictOf(p).text : "blank";
+    $("verdict").textContent = p ? verdictOf(p).text : "nothing";
+    $("verdict-name").textContent = p ? `answer ${best}` : "drawn";
   }
 
   function sayVerdict(prefix) {
-    if (!pad.levels) { $("pad-said").textContent = `${prefix} The pad is empty.`; return; }
-    const p = Array.from(Network.probabilities(theta, pad.levels)), { best, text } = verdictOf(p);
+    if (!pad.levels) {
+      $("pad-said").textContent = `${prefix} The pad is empty.`;
+      return;
+    }
+    const p = Array.from(Network.probabilities(theta, pad.levels)),
+      { best, text } = verdictOf(p);
     $("pad-said").textContent = `${prefix} The network answers ${text}, with ${Math.round(100 * p[best])} percent.`;
   }
 
   function fromTest(task) {
-    const count = task === "digits" ? pad.shown++ : pad.worn++, n = (count * 37 + 4) % TEST;
+    const count = task === "digits" ? pad.shown++ : pad.worn++,
+      n = (800 + 37 * count) % TEST; // the first digit is a four that any network loses
     pad.strokes = [];
     pad.keyboard = false;
     pad.image = test[task].images.slice(n * PIXELS, (n + 1) * PIXELS);
@@ -559,7 +728,10 @@
       return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
     };
     const begun = () => {
-      if (pad.image) { pad.image = null; pad.strokes = []; }
+      if (pad.image) {
+        pad.image = null;
+        pad.strokes = [];
+      }
     };
     canvas.addEventListener("pointerdown", (event) => {
       begun();
@@ -594,16 +766,25 @@
       } else if (event.key === " ") {
         pad.keyboard = true;
         pad.down = !pad.down;
-        if (pad.down) { begun(); pad.strokes.push([pad.pen.slice()]); $("pad-said").textContent = "Pen down."; }
-        else sayVerdict("Pen up.");
+        if (pad.down) {
+          begun();
+          pad.strokes.push([pad.pen.slice()]);
+          $("pad-said").textContent = "Pen down.";
+        } else sayVerdict("Pen up.");
       } else if (event.key === "Delete" || event.key === "Backspace") {
         clearPad();
       } else return;
       event.preventDefault();
       drawPad();
     });
-    canvas.addEventListener("blur", () => { pad.keyboard = pad.down = false; drawPad(); });
-    $("pad-clear").addEventListener("click", () => { clearPad(); sayVerdict("Cleared."); });
+    canvas.addEventListener("blur", () => {
+      pad.keyboard = pad.down = false;
+      drawPad();
+    });
+    $("pad-clear").addEventListener("click", () => {
+      clearPad();
+      sayVerdict("Cleared.");
+    });
     $("pad-digit").addEventListener("click", () => sayVerdict(fromTest("digits")));
     $("pad-clothing").addEventListener("click", () => sayVerdict(fromTest("clothes")));
   }
@@ -629,14 +810,21 @@
   /** A 14 x 14 map: the larger a value, the more of the colour. */
   function heat(canvas, values, tone, top, power = 0.5) {
     canvas.width = canvas.height = SIDE;
-    const context = canvas.getContext("2d"), image = context.createImageData(SIDE, SIDE);
-    const from = rgb("card"), to = rgb(tone), most = top || Math.max(...values) || 1;
+    const context = canvas.getContext("2d"),
+      image = context.createImageData(SIDE, SIDE);
+    const from = rgb("card"),
+      to = rgb(tone),
+      most = top || Math.max(...values) || 1;
     values.forEach((v, k) => image.data.set([...mix(from, to, Math.min(1, v / most) ** power), 255], 4 * k));
     context.putImageData(image, 0, 0);
   }
 
   function drawFisher(count) {
-    heat($("map-fisher"), perPixel((k) => fisher.diagonal[k]), "digits");
+    heat(
+      $("map-fisher"),
+      perPixel((k) => fisher.diagonal[k]),
+      "digits",
+    );
     drawUnits();
     layers();
     $("status").textContent = `F of ${whole(count)} of ${whole(TRAIN)} digits`;
@@ -644,17 +832,29 @@
 
   /** Eight by eight tiles, one for each hidden unit, of 14 x 14 weights each. */
   function drawUnits() {
-    const canvas = $("map-units"), cell = SIDE + 1, side = 8 * cell - 1;
+    const canvas = $("map-units"),
+      cell = SIDE + 1,
+      side = 8 * cell - 1;
     canvas.width = canvas.height = side;
-    const context = canvas.getContext("2d"), image = context.createImageData(side, side);
+    const context = canvas.getContext("2d"),
+      image = context.createImageData(side, side);
     const view = document.querySelector("input[name=view]:checked").value;
-    const value = { fisher: (k) => fisher.diagonal[k], weights: (k) => theta[k], moved: (k) => Math.abs(theta[k] - star[k]) }[view];
+    const value = {
+      fisher: (k) => fisher.diagonal[k],
+      weights: (k) => theta[k],
+      moved: (k) => Math.abs(theta[k] - star[k]),
+    }[view];
     let top = 1e-12;
     for (let k = 0; k < PIXELS * Network.HIDDEN; k++) top = Math.max(top, Math.abs(value(k)));
-    const from = rgb("card"), gap = rgb("line"), to = rgb({ fisher: "digits", weights: "ink", moved: "clothes" }[view]), minus = rgb("joint");
+    const from = rgb("card"),
+      gap = rgb("line"),
+      to = rgb({ fisher: "digits", weights: "ink", moved: "clothes" }[view]),
+      minus = rgb("joint");
     for (let py = 0; py < side; py++) {
       for (let px = 0; px < side; px++) {
-        const r = py % cell, c = px % cell, unit = 8 * Math.floor(py / cell) + Math.floor(px / cell);
+        const r = py % cell,
+          c = px % cell,
+          unit = 8 * Math.floor(py / cell) + Math.floor(px / cell);
         let tone = gap;
         if (r < SIDE && c < SIDE) {
           const v = value((r * SIDE + c) * Network.HIDDEN + unit) / top;
@@ -666,35 +866,56 @@
     context.putImageData(image, 0, 0);
     $("units-caption").textContent = {
       fisher: "F of all 12,544 weights of the first layer, a tile for each of the 64 hidden units",
-      weights: "All 12,544 weights of the first layer, a tile for each hidden unit: positive dark or light, negative purple",
+      weights:
+        "All 12,544 weights of the first layer, a tile for each hidden unit: positive dark or light, negative purple",
       moved: "How far each weight has moved since the digits were learnt, a tile for each hidden unit",
     }[view];
     canvas.setAttribute("aria-label", $("units-caption").textContent);
   }
 
   function layers() {
-    const f = fisher.diagonal, total = f.reduce((a, b) => a + b, 0) || 1;
-    const last1 = Network.INPUTS * Network.HIDDEN, last2 = Network.SECOND + Network.HIDDEN * Network.CLASSES;
-    const parts = [["hidden weights", 0, last1], ["hidden biases", last1, Network.SECOND], ["output weights", Network.SECOND, last2], ["output biases", last2, Network.SIZE]];
-    $("layers").innerHTML = parts.map(([name, from, to]) => {
-      let sum = 0;
-      for (let k = from; k < to; k++) sum += f[k];
-      const count = (to - from) / Network.SIZE, share = sum / total;
-      const bar = (kind, width, text) => `<div class="track ${kind}"><i style="width:${(100 * width).toFixed(1)}%"></i><b>${text}</b></div>`;
-      return `<div class="row"><span>${name}</span><div class="pair">${bar("", count, `${(100 * count).toFixed(1)} % of the weights`)}${bar("f", share, `${(100 * share).toFixed(1)} % of F`)}</div></div>`;
-    }).join("");
+    const f = fisher.diagonal,
+      total = f.reduce((a, b) => a + b, 0) || 1;
+    const last1 = Network.INPUTS * Network.HIDDEN,
+      last2 = Network.SECOND + Network.HIDDEN * Network.CLASSES;
+    const parts = [
+      ["hidden weights", 0, last1],
+      ["hidden biases", last1, Network.SECOND],
+      ["output weights", Network.SECOND, last2],
+      ["output biases", last2, Network.SIZE],
+    ];
+    $("layers").innerHTML = parts
+      .map(([name, from, to]) => {
+        let sum = 0;
+        for (let k = from; k < to; k++) sum += f[k];
+        const count = (to - from) / Network.SIZE,
+          share = sum / total;
+        const bar = (kind, width, text) =>
+          `<div class="track ${kind}"><i style="width:${(100 * width).toFixed(1)}%"></i><b>${text}</b></div>`;
+        return `<div class="row"><span>${name}</span><div class="pair">${bar("", count, `${(100 * count).toFixed(1)} % of the weights`)}${bar("f", share, `${(100 * share).toFixed(1)} % of F`)}</div></div>`;
+      })
+      .join("");
   }
 
   function movedMaps() {
     $("moved-block").hidden = false;
-    const now = moved(theta), free = freeRun(), freely = free && moved(free.end), top = Math.max(...(freely || now));
-    heat($("map-need"), perPixel((k) => fisher.diagonal[k]), "digits");
+    const now = moved(theta),
+      free = freeRun(),
+      freely = free && moved(free.end),
+      top = Math.max(...(freely || now));
+    heat(
+      $("map-need"),
+      perPixel((k) => fisher.diagonal[k]),
+      "digits",
+    );
     if (freely) heat($("map-free"), freely, "clothes", top, 1);
     heat($("map-moved"), now, "clothes", top, 1);
-    const share = needyShare(theta), what = run.springs === "unprotected" ? "without springs" : `with ${METHODS[run.springs]}`;
+    const share = needyShare(theta),
+      what = run.springs === "unprotected" ? "without springs" : `with ${METHODS[run.springs]}`;
     $("moved-caption").innerHTML = `What moves <strong>now</strong>, ${what}`;
-    $("moved-said").textContent = `Of all squared movement, ${few(share)} now happens in the tenth of the weights that digits need most`
-      + (!free || run.springs === "unprotected" ? "." : `; without springs it was ${few(needyShare(free.end))}.`);
+    $("moved-said").textContent =
+      `Of all squared movement, ${few(share)} now happens in the tenth of the weights that digits need most` +
+      (!free || run.springs === "unprotected" ? "." : `; without springs it was ${few(needyShare(free.end))}.`);
   }
 
   function mapEvents() {
@@ -704,24 +925,30 @@
       if (!fisher) return;
       spot[id] = [c, r];
       const cell = SIDE + 1;
-      const x = id === "map-units" ? c % cell : c, y = id === "map-units" ? r % cell : r;
-      if (x >= SIDE || y >= SIDE) return;
-      const pixel = y * SIDE + x, where = `row ${y + 1}, column ${x + 1}`;
+      const inTile = (v) => Math.min(SIDE - 1, id === "map-units" ? v % cell : v); // the line between two belongs to the first
+      const x = inTile(c),
+        y = inTile(r);
+      const pixel = y * SIDE + x,
+        where = `row ${y + 1}, column ${x + 1}`;
       if (id === "map-fisher") {
         let sum = 0;
         for (let j = 0; j < Network.HIDDEN; j++) sum += fisher.diagonal[pixel * Network.HIDDEN + j];
         $("map-said").textContent = `Pixel in ${where}: F of its 64 weights adds up to ${sum.toPrecision(3)}.`;
       } else {
-        const unit = 8 * Math.floor(r / cell) + Math.floor(c / cell), k = pixel * Network.HIDDEN + unit;
+        const unit = 8 * Math.floor(r / cell) + Math.floor(c / cell),
+          k = pixel * Network.HIDDEN + unit;
         const way = star ? theta[k] - star[k] : 0;
-        $("map-said").textContent = `Weight from the pixel in ${where} to hidden unit ${unit + 1}: ${theta[k].toFixed(3)}, F = ${fisher.diagonal[k].toExponential(1)}, moved by ${way.toFixed(3)}.`;
+        $("map-said").textContent =
+          `Weight from the pixel in ${where} to hidden unit ${unit + 1}: ${theta[k].toFixed(3)}, F = ${fisher.diagonal[k].toExponential(1)}, moved by ${way.toFixed(3)}.`;
       }
     };
     for (const id of Object.keys(spot)) {
       const canvas = $(id);
       const at = (event) => {
         const box = canvas.getBoundingClientRect();
-        return [event.clientX - box.left, event.clientY - box.top].map((v, k) => Math.max(0, Math.min(reach[id] - 1, Math.floor((v / (k ? box.height : box.width)) * reach[id]))));
+        return [event.clientX - box.left, event.clientY - box.top].map((v, k) =>
+          Math.max(0, Math.min(reach[id] - 1, Math.floor((v / (k ? box.height : box.width)) * reach[id]))),
+        );
       };
       canvas.addEventListener("pointermove", (event) => read(id, at(event)));
       canvas.addEventListener("pointerdown", (event) => read(id, at(event)));
@@ -731,11 +958,14 @@
         event.preventDefault();
         const stride = id === "map-units" && event.shiftKey ? SIDE + 1 : 1;
         const [c, r] = spot[id].map((v, k) => Math.max(0, Math.min(reach[id] - 1, v + stride * moves[event.key][k])));
-        const skip = id === "map-units" ? (v, k) => (v % (SIDE + 1) === SIDE ? v + (moves[event.key][k] || 1) : v) : (v) => v;
+        const skip =
+          id === "map-units" ? (v, k) => (v % (SIDE + 1) === SIDE ? v + (moves[event.key][k] || 1) : v) : (v) => v;
         read(id, [skip(c, 0), skip(r, 1)]);
       });
     }
-    document.querySelectorAll("input[name=view]").forEach((input) => input.addEventListener("change", () => fisher && drawUnits()));
+    document
+      .querySelectorAll("input[name=view]")
+      .forEach((input) => input.addEventListener("change", () => fisher && drawUnits()));
   }
 
   // ---- runs: the table and the picture of the trade -------------------------------------------------------------------
@@ -750,49 +980,103 @@
       $("runs").innerHTML = '<tr><td colspan="7">None yet.</td></tr>';
       return;
     }
-    $("runs").innerHTML = kept.map((r) => {
-      const row = libraryRow(r.springs, r.lambdas), cell = (k) => (row ? `${row.mean[k].toFixed(1)} ± ${row.error[k].toFixed(1)}` : "–");
-      return `<tr><th scope="row"><span class="key" style="background:${colour(r.springs)}"></span>${METHODS[r.springs]}</th>
+    $("runs").innerHTML = kept
+      .map((r) => {
+        const row = libraryRow(r.springs, r.lambdas),
+          cell = (k) => (row ? `${row.mean[k].toFixed(1)} ± ${row.error[k].toFixed(1)}` : "–");
+        return `<tr><th scope="row"><span class="key" style="background:${colour(r.springs)}"></span>${METHODS[r.springs]}</th>
         <td>${r.springs === "unprotected" ? "" : r.lambdas.join(" → ")}</td><td>${percent(r.digits)}</td><td>${percent(r.clothes)}</td>
         <td>${fisher && fisher.needy ? few(needyShare(r.end)) : "–"}</td><td>${cell(0)}</td><td>${cell(1)}</td></tr>`;
-    }).join("");
+      })
+      .join("");
   }
 
-  const MARKS = { // as in the notebooks: each method has a shape of its own
-    unprotected: "M-5-5L5 5M-5 5L5-5", L2: "M-5-5H5V5H-5Z", EWC: "M-5.5 0A5.5 5.5 0 1 1 5.5 0A5.5 5.5 0 1 1-5.5 0Z", Kronecker: "M0-6.5L6.5 0L0 6.5L-6.5 0Z",
-    joint: "M0-8L2-2.6L7.6-2.5L3.2 1L4.7 6.5L0 3.3L-4.7 6.5L-3.2 1L-7.6-2.5L-2-2.6Z",
-  };
-
   function trade() {
-    const svg = $("trade"), [width, height] = sized(svg);
+    const svg = $("trade"),
+      [width, height] = sized(svg);
     if (!width) return;
-    const left = 44, right = 16, top = 12, bottom = 44, low = [30, 55], high = [100, 90];
+    const left = 44,
+      right = 16,
+      top = 12,
+      bottom = 44,
+      low = [30, 55],
+      high = [100, 90];
     const across = (v) => left + ((width - left - right) * (v - low[0])) / (high[0] - low[0]);
     const up = (v) => top + ((height - top - bottom) * (high[1] - v)) / (high[1] - low[1]);
     for (const v of [60, 70, 80, 90]) {
       draw(svg, "line", { x1: left, x2: width - right, y1: up(v), y2: up(v), class: "grid-line" });
       draw(svg, "text", { x: left - 6, y: up(v) + 4, "text-anchor": "end", "font-size": 11.5, class: "soft" }, v);
     }
-    for (const v of [40, 60, 80, 100]) draw(svg, "text", { x: across(v), y: height - bottom + 17, "text-anchor": "middle", "font-size": 11.5, class: "soft" }, v);
-    draw(svg, "text", { x: (left + width) / 2, y: height - 8, "text-anchor": "middle", "font-size": 13 }, "digits still read, %");
-    draw(svg, "text", { x: -(top + (height - bottom) / 2), y: 11, transform: "rotate(-90)", "text-anchor": "middle", "font-size": 13 }, "clothes learnt, %");
-    draw(draw(svg, "clipPath", { id: "inside" }), "rect", { x: left, y: 0, width: width - left, height: height - bottom });
-    const inner = draw(svg, "g", { "clip-path": "url(#inside)" });
-    const mark = (parent, kind, [dx, dy], extra = {}) => draw(parent, "path", {
-      d: MARKS[kind], fill: kind === "unprotected" ? "none" : colour(kind), stroke: colour(kind === "unprotected" ? kind : "card"),
-      "stroke-width": kind === "unprotected" ? 2.5 : 1,
-      transform: `translate(${Math.max(left, across(dx)).toFixed(1)} ${Math.min(height - bottom, up(dy)).toFixed(1)})`, ...extra,
+    for (const v of [40, 60, 80, 100])
+      draw(
+        svg,
+        "text",
+        { x: across(v), y: height - bottom + 17, "text-anchor": "middle", "font-size": 11.5, class: "soft" },
+        v,
+      );
+    draw(
+      svg,
+      "text",
+      { x: (left + width) / 2, y: height - 8, "text-anchor": "middle", "font-size": 13 },
+      "digits still read, %",
+    );
+    draw(
+      svg,
+      "text",
+      { x: -(top + (height - bottom) / 2), y: 11, transform: "rotate(-90)", "text-anchor": "middle", "font-size": 13 },
+      "clothes learnt, %",
+    );
+    draw(draw(svg, "clipPath", { id: "inside" }), "rect", {
+      x: left,
+      y: 0,
+      width: width - left,
+      height: height - bottom,
     });
-    const text = (words, tone, [dx, dy], [mx, my], anchor) => draw(inner, "text", {
-      x: across(dx) + mx, y: up(dy) + my, "text-anchor": anchor, "font-size": 13, "font-weight": 600, class: "haloed", style: `fill:${colour(tone)}`,
-    }, words);
-    const free = RESULTS.rows.unprotected[0], joint = RESULTS.rows["joint training"][0];
+    const inner = draw(svg, "g", { "clip-path": "url(#inside)" });
+    const mark = (parent, kind, [dx, dy], extra = {}) =>
+      draw(parent, "path", {
+        d: MARKS[kind],
+        fill: kind === "unprotected" ? "none" : colour(kind),
+        stroke: colour(kind === "unprotected" ? kind : "card"),
+        "stroke-width": kind === "unprotected" ? 2.5 : 1,
+        transform: `translate(${Math.max(left, across(dx)).toFixed(1)} ${Math.min(height - bottom, up(dy)).toFixed(1)})`,
+        ...extra,
+      });
+    const text = (words, tone, [dx, dy], [mx, my], anchor) =>
+      draw(
+        inner,
+        "text",
+        {
+          x: across(dx) + mx,
+          y: up(dy) + my,
+          "text-anchor": anchor,
+          "font-size": 13,
+          "font-weight": 600,
+          class: "haloed",
+          style: `fill:${colour(tone)}`,
+        },
+        words,
+      );
+    const free = RESULTS.rows.unprotected[0],
+      joint = RESULTS.rows["joint training"][0];
     for (const springs of ["L2", "EWC", "Kronecker"]) {
       const line = [free, ...RESULTS.rows[springs]];
-      draw(inner, "path", { d: line.map(({ mean }, i) => `${i ? "L" : "M"}${across(mean[0])} ${up(mean[1])}`).join(""), fill: "none", stroke: colour(springs), "stroke-width": 1.6 });
-      for (const { mean } of RESULTS.rows[springs]) draw(inner, "circle", { cx: across(mean[0]), cy: up(mean[1]), r: 2.2, fill: colour(springs) });
+      draw(inner, "path", {
+        d: line.map(({ mean }, i) => `${i ? "L" : "M"}${across(mean[0])} ${up(mean[1])}`).join(""),
+        fill: "none",
+        stroke: colour(springs),
+        "stroke-width": 1.6,
+      });
+      for (const { mean } of RESULTS.rows[springs])
+        draw(inner, "circle", { cx: across(mean[0]), cy: up(mean[1]), r: 2.2, fill: colour(springs) });
     }
-    draw(inner, "line", { x1: across(joint.mean[0]), x2: across(joint.mean[0]), y1: up(joint.mean[1]), y2: up(87.4), stroke: colour("joint") });
+    draw(inner, "line", {
+      x1: across(joint.mean[0]),
+      x2: across(joint.mean[0]),
+      y1: up(joint.mean[1]),
+      y2: up(87.4),
+      stroke: colour("joint"),
+    });
     mark(inner, "joint", joint.mean);
     text("both at once", "ink", [joint.mean[0], 87.4], [12, -5], "end");
     mark(inner, "unprotected", free.mean, { opacity: 0.45 });
@@ -802,233 +1086,36 @@
     text("EWC", "EWC-text", last("EWC"), [-10, 4], "end");
     text("L2", "L2-text", RESULTS.rows.L2.reduce((a, row) => (row.mean[1] > 62 ? row : a)).mean, [-12, 8], "end");
     kept.forEach((r, n) => {
-      const newest = n === kept.length - 1, edge = r.springs === "unprotected" ? "unprotected" : "ink";
-      mark(svg, r.springs, [100 * r.digits, 100 * r.clothes], newest ? { "stroke-width": 2.5, stroke: colour(edge) } : {});
+      const newest = n === kept.length - 1,
+        edge = r.springs === "unprotected" ? "unprotected" : "ink";
+      mark(
+        svg,
+        r.springs,
+        [100 * r.digits, 100 * r.clothes],
+        newest ? { "stroke-width": 2.5, stroke: colour(edge) } : {},
+      );
     });
-    svg.setAttribute("aria-label", `Digits kept against clothes learnt, in percent. contlearn: unprotected ${free.mean.join(" and ")}, both at once ${joint.mean.join(" and ")}. Your runs: `
-      + (kept.map((r) => `${METHODS[r.springs]} ${percent(r.digits)} and ${percent(r.clothes)}`).join("; ") || "none yet") + ".");
-  }
-
-  // ---- two weights --------------------------------------------------------------------------------------------------
-
-  const LEVEL = 0.0125; // A's loss has risen by this much on the ellipse, says F
-  const LAMBDAS2 = [0, ...Array.from({ length: 24 }, (_, k) => Number((10 ** ((k - 11) / 5.5)).toPrecision(2)))];
-  const RANGE = { x: [-2, 4], y: [-1.5, 5.5] };
-  // The ellipse has two half-axes; the first points to `angle`. It leans where all of F was asked for.
-  const two = { shape: "diagonal", leans: false, lambda: 1, anchor: null, first: 1, second: 1, angle: 0, f: null, walks: {} };
-  let notebookAnchor;
-
-  /** A task's strip, where at least 90 % are right, as a border: both ends of it for each place along one axis. */
-  function strip(task, along) {
-    const [low, high] = along === 0 ? [RANGE.x, RANGE.y] : [RANGE.y, RANGE.x], first = [], second = [];
-    for (let u = low[0]; u <= low[1] + 1e-9; u += 0.05) {
-      const place = (v) => (along === 0 ? [u, v] : [v, u]), inside = [];
-      for (let v = high[0] - 1; v <= high[1] + 1; v += 0.02) if (TwoWeights.accuracy(place(v), task) >= 0.9) inside.push(v);
-      if (!inside.length) continue;
-      first.push(place(inside[0]));
-      second.push(place(inside[inside.length - 1]));
-    }
-    return [...first, ...second.reverse()];
-  }
-
-  function measureTwo() {
-    const f = TwoWeights.fisher(two.anchor, POINTS.A);
-    if (two.shape === "diagonal") Object.assign(two, TwoWeights.ellipse([f[0], 0, f[2]], LEVEL), { leans: false });
-    if (two.shape === "full") Object.assign(two, TwoWeights.ellipse(f, LEVEL), { leans: true });
-    two.f = TwoWeights.fromEllipse(two, LEVEL);
-  }
-
-  function walkTwo() {
-    const mean = (two.f[0] + two.f[2]) / 2;
-    two.walks = {
-      unprotected: TwoWeights.walk(POINTS.B, two.anchor, [0, 0, 0], 0),
-      L2: TwoWeights.walk(POINTS.B, two.anchor, [mean, 0, mean], two.lambda),
-      EWC: TwoWeights.walk(POINTS.B, two.anchor, two.f, two.lambda),
-    };
-  }
-
-  function drawTwo() {
-    const svg = $("two"), width = svg.getBoundingClientRect().width;
-    if (!width) return;
-    const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.handle : null;
-    const margin = 34, scale = (width - margin - 8) / (RANGE.x[1] - RANGE.x[0]), height = scale * (RANGE.y[1] - RANGE.y[0]) + margin + 8;
-    svg.style.height = `${height}px`;
-    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const x = (v) => margin + scale * (v - RANGE.x[0]), y = (v) => 8 + scale * (RANGE.y[1] - v);
-    two.toPlane = (px, py) => [(px - margin) / scale + RANGE.x[0], RANGE.y[1] - (py - 8) / scale];
-    const back = two.back || draw(svg, "g", {}), front = two.front || draw(svg, "g", {});
-    [two.back, two.front] = [back, front];
-    back.replaceChildren();
-    draw(draw(back, "clipPath", { id: "plane" }), "rect", { x: margin, y: 8, width: width - margin - 8, height: height - margin - 8 });
-    draw(back, "rect", { x: margin, y: 8, width: width - margin - 8, height: height - margin - 8, fill: colour("card"), stroke: colour("line") });
-    for (let v = -2; v <= 4; v += 2) draw(back, "text", { x: x(v), y: height - 14, "text-anchor": "middle", "font-size": 12, class: "soft" }, v);
-    for (let v = 0; v <= 4; v += 2) draw(back, "text", { x: margin - 7, y: y(v) + 4, "text-anchor": "end", "font-size": 12, class: "soft" }, v);
-    draw(back, "text", { x: x(3.3), y: height - 14, "text-anchor": "middle", "font-size": 14 }, "θ₁");
-    draw(back, "text", { x: margin - 7, y: y(5) + 4, "text-anchor": "end", "font-size": 14 }, "θ₂");
-    const inner = draw(back, "g", { "clip-path": "url(#plane)" });
-    const shape = (points) => points.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
-    two.strips = two.strips || { digits: strip(POINTS.A, 1), clothes: strip(POINTS.B, 0) };
-    for (const [name, border] of Object.entries(two.strips)) draw(inner, "path", { d: `${shape(border)}Z`, fill: colour(name), opacity: 0.24 });
-    draw(inner, "text", { x: x(2.9), y: y(-1.2), "font-size": 13, "font-weight": 600, style: `fill:${colour("digits-text")}` }, "A solved");
-    draw(inner, "text", { x: x(-1.9), y: y(0.55), "font-size": 13, "font-weight": 600, style: `fill:${colour("clothes-text")}` }, "B solved");
-
-    const { first, second, angle } = two, [ax, ay] = two.anchor;
-    draw(inner, "ellipse", { cx: x(ax), cy: y(ay), rx: first * scale, ry: second * scale, transform: `rotate(${(-angle * 180) / Math.PI} ${x(ax)} ${y(ay)})`,
-      fill: colour("EWC"), "fill-opacity": 0.12, stroke: colour("EWC"), "stroke-width": 2 });
-    for (const [name, path] of Object.entries(two.walks)) {
-      const thinned = path.filter((_, i) => i < 60 || i % 10 === 0 || i === path.length - 1);
-      draw(inner, "path", { d: shape(thinned), fill: "none", stroke: colour(name), "stroke-width": 3, "stroke-linejoin": "round" });
-    }
-    for (const [name, path] of Object.entries(two.walks)) {
-      const [ex, ey] = path[path.length - 1], px = Math.max(margin + 6, Math.min(width - 14, x(ex))), py = Math.max(14, Math.min(height - margin, y(ey)));
-      draw(inner, "path", { d: MARKS[name], transform: `translate(${px} ${py})`, fill: name === "unprotected" ? "none" : colour(name), stroke: colour(name), "stroke-width": 2.5 });
-      const below = name === "unprotected", rightwards = name === "EWC";
-      draw(inner, "text", { x: px + (rightwards ? 10 : 0), y: py + (rightwards ? -8 : below ? -11 : 20), "text-anchor": rightwards ? "start" : px < margin + 45 ? "start" : "middle", "font-size": 13, "font-weight": 600,
-        class: "haloed", style: `fill:${colour(`${name}-text`)}` }, METHODS[name] === "none" ? "unprotected" : name);
-    }
-
-    const c = Math.cos(angle), s = Math.sin(angle);
-    const ends = { anchor: [ax, ay], first: [ax + first * c, ay + first * s], second: [ax - second * s, ay + second * c] };
-    const inside = ([a, b]) => [Math.max(RANGE.x[0] + 0.1, Math.min(RANGE.x[1] - 0.1, a)), Math.max(RANGE.y[0] + 0.1, Math.min(RANGE.y[1] - 0.1, b))];
-    for (const [name, end] of Object.entries(ends)) {
-      let handle = front.querySelector(`[data-handle=${name}]`);
-      if (!handle) {
-        handle = draw(front, "g", { class: "handle", tabindex: 0, role: "slider", "data-handle": name, "aria-orientation": "vertical" });
-        draw(handle, "circle", { r: 22, fill: "transparent", stroke: "none", class: "ring" });
-        draw(handle, name === "anchor" ? "path" : "circle", name === "anchor" ? { d: MARKS.joint, class: "dot" } : { r: 8, class: "dot" });
-        if (name === "anchor") draw(draw(handle, "text", { x: -15, y: 24, "text-anchor": "end", "font-size": 16, "font-weight": 600, class: "haloed" }, "θ*"), "tspan", { dy: 4, "font-size": 11 }, "A");
-        handleEvents(handle, name);
-      }
-      const [hx, hy] = inside(end);
-      handle.setAttribute("transform", `translate(${x(hx).toFixed(1)} ${y(hy).toFixed(1)})`);
-      const dot = handle.querySelector(".dot");
-      dot.setAttribute("fill", name === "anchor" ? colour("digits") : colour("card"));
-      dot.setAttribute("stroke", name === "anchor" ? colour("card") : colour("EWC"));
-      dot.setAttribute("stroke-width", name === "anchor" ? 0.8 : 3);
-      if (name === "anchor") dot.setAttribute("transform", "scale(1.7)");
-      const words = { anchor: `θ star of A: ${ax.toFixed(2)}, ${ay.toFixed(2)}`, first: `half-width ${first.toFixed(2)}`, second: `half-width ${second.toFixed(2)}` };
-      handle.setAttribute("aria-label", { anchor: "θ star of A, arrow keys move it in the plane", first: "first axis of the ellipse", second: "second axis of the ellipse" }[name]);
-      handle.setAttribute("aria-valuetext", words[name]);
-      handle.setAttribute("aria-valuemin", name === "anchor" ? RANGE.y[0] : 0.05);
-      handle.setAttribute("aria-valuemax", name === "anchor" ? RANGE.y[1] : 6);
-      handle.setAttribute("aria-valuenow", (name === "anchor" ? ay : two[name]).toFixed(2));
-    }
-    if (focused) { const again = front.querySelector(`[data-handle=${focused}]`); if (again !== document.activeElement) again.focus(); }
-  }
-
-  function endsTwo(aloud) {
-    const found = {};
-    $("two-ends").innerHTML = Object.entries(two.walks).map(([name, path]) => {
-      const end = path[path.length - 1], a = TwoWeights.accuracy(end, POINTS.A), b = TwoWeights.accuracy(end, POINTS.B);
-      found[name] = [a, b];
-      const solved = Math.min(a, b) >= 0.9;
-      return `<tr><th scope="row"><span class="key" style="background:${colour(name)}"></span>${name}</th><td>${percent(a)}</td><td>${percent(b)}${solved ? " ✓" : ""}</td></tr>`;
-    }).join("");
-    const [a, b] = found.EWC, ratio = two.f[0] / two.f[2];
-    const start = TwoWeights.accuracy(two.anchor, POINTS.A);
-    let text = a >= 0.9 && b >= 0.9 ? "EWC solves both." : a < 0.9 ? (b < 0.9 ? "EWC solves neither." : "Too weak, or in the wrong direction: A is forgotten.") : "Too strong: B is not learnt.";
-    if (start < 0.9) text = "Here A is not solved to begin with: θ* has to lie in the blue strip.";
-    text += ratio >= 1 ? ` The spring along θ₁ is ${ratio < 10 ? ratio.toFixed(1) : Math.round(ratio)} times as stiff as that along θ₂.` : ` The spring along θ₂ is ${(1 / ratio).toFixed(1)} times as stiff as that along θ₁.`;
-    $("two-said").textContent = text;
-    if (aloud) say(`λ ${two.lambda}. EWC: A ${percent(a)}, B ${percent(b)}. ${text}`);
-  }
-
-  let pendingTwo = false;
-
-  function refreshTwo(aloud = false) {
-    if (pendingTwo) return;
-    pendingTwo = true;
-    requestAnimationFrame(() => {
-      pendingTwo = false;
-      measureTwo();
-      walkTwo();
-      drawTwo();
-      endsTwo(aloud);
-    });
-  }
-
-  /** Put one handle at a place of the plane. */
-  function moveHandle(name, [a, b]) {
-    const clampTo = (v, [low, high]) => Math.max(low, Math.min(high, v));
-    if (name === "anchor") {
-      two.anchor = [clampTo(a, RANGE.x), clampTo(b, RANGE.y)];
-    } else {
-      const da = a - two.anchor[0], db = b - two.anchor[1];
-      const reach = two.leans ? Math.hypot(da, db) : Math.abs(name === "first" ? da : db);
-      two[name] = clampTo(reach, [0.08, 6]);
-      if (two.leans) two.angle = name === "first" ? Math.atan2(db, da) : Math.atan2(-da, db);
-      two.shape = "own";
-      document.querySelector("input[name=shape][value=own]").checked = true;
-    }
-    refreshTwo();
-  }
-
-  function handleEvents(handle, name) {
-    const svg = $("two");
-    handle.addEventListener("pointerdown", (event) => {
-      handle.setPointerCapture(event.pointerId);
-      two.dragged = name;
-      event.preventDefault();
-      handle.focus({ preventScroll: true });
-    });
-    handle.addEventListener("pointermove", (event) => {
-      if (two.dragged !== name) return;
-      const box = svg.getBoundingClientRect();
-      moveHandle(name, two.toPlane(event.clientX - box.left, event.clientY - box.top));
-    });
-    for (const kind of ["pointerup", "pointercancel"]) handle.addEventListener(kind, () => { if (two.dragged === name) { two.dragged = null; refreshTwo(true); } });
-    handle.addEventListener("keydown", (event) => {
-      const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-      if (!(event.key in moves)) return;
-      event.preventDefault();
-      const step = event.shiftKey ? 0.5 : 0.1, [dx, dy] = moves[event.key];
-      if (name === "anchor") {
-        moveHandle(name, [two.anchor[0] + step * dx, two.anchor[1] + step * dy]);
-      } else {
-        const c = Math.cos(two.angle), s = Math.sin(two.angle), [ux, uy] = name === "first" ? [c, s] : [-s, c];
-        const to = Math.max(0.08, two[name] + (dx + dy > 0 ? 0.5 : -0.5) * step);
-        moveHandle(name, [two.anchor[0] + to * ux, two.anchor[1] + to * uy]);
-      }
-      refreshTwo(true);
-    });
-  }
-
-  function twoEvents() {
-    notebookAnchor = TwoWeights.walk(POINTS.A, [0, 4], [0, 0, 0], 0);
-    let theta2 = notebookAnchor[notebookAnchor.length - 1];
-    for (let k = 0; k < 12; k++) theta2 = TwoWeights.walk(POINTS.A, theta2, [0, 0, 0], 0).pop();
-    notebookAnchor = theta2;
-    const lambdaOf = () => LAMBDAS2[Number($("lambda2").value)];
-    const showLambda2 = () => {
-      two.lambda = lambdaOf();
-      $("lambda2-value").textContent = two.lambda;
-      $("lambda2").setAttribute("aria-valuetext", `λ = ${two.lambda}`);
-    };
-    $("lambda2").addEventListener("input", () => { showLambda2(); refreshTwo(); });
-    $("lambda2").addEventListener("change", () => refreshTwo(true));
-    document.querySelectorAll("input[name=shape]").forEach((input) => input.addEventListener("change", () => { two.shape = input.value; refreshTwo(true); }));
-    const reset = () => {
-      two.anchor = notebookAnchor.slice();
-      two.shape = "diagonal";
-      document.querySelector("input[name=shape][value=diagonal]").checked = true;
-      $("lambda2").value = LAMBDAS2.indexOf(1);
-      showLambda2();
-      refreshTwo();
-    };
-    $("two-reset").addEventListener("click", () => { reset(); refreshTwo(true); });
-    reset();
+    svg.setAttribute(
+      "aria-label",
+      `Digits kept against clothes learnt, in percent. contlearn: unprotected ${free.mean.join(" and ")}, both at once ${joint.mean.join(" and ")}. Your runs: ` +
+        (kept.map((r) => `${METHODS[r.springs]} ${percent(r.digits)} and ${percent(r.clothes)}`).join("; ") ||
+          "none yet") +
+        ".",
+    );
   }
 
   // ---- the page -----------------------------------------------------------------------------------------------------
 
   function drawPairs() {
-    const canvas = $("pairs"), cell = SIDE + 1;
+    const canvas = $("pairs"),
+      cell = SIDE + 1;
     canvas.width = 10 * cell - 1;
     canvas.height = 2 * cell - 1;
     const context = canvas.getContext("2d");
     ["digits", "clothes"].forEach((task, r) => {
       for (let c = 0; c < 10; c++) {
-        const n = test[task].labels.indexOf(c, 20), image = context.createImageData(SIDE, SIDE);
+        const n = test[task].labels.indexOf(c, 20),
+          image = context.createImageData(SIDE, SIDE);
         for (let k = 0; k < PIXELS; k++) {
           const v = 17 * test[task].images[n * PIXELS + k];
           image.data.set([v, v, v, 255], 4 * k);
@@ -1040,6 +1127,7 @@
 
   function theme(name) {
     document.documentElement.dataset.theme = name;
+    Tools.colours.clear();
     $("theme").textContent = name === "dark" ? "Light" : "Dark";
     repaint();
   }
@@ -1049,35 +1137,66 @@
     refresh();
     trade();
     table();
-    drawTwo();
-    if (two.f) endsTwo(false);
-    if (fisher) { heat($("map-fisher"), perPixel((k) => fisher.diagonal[k]), "digits"); drawUnits(); }
+    Plane.repaint();
+    if (fisher) {
+      heat(
+        $("map-fisher"),
+        perPixel((k) => fisher.diagonal[k]),
+        "digits",
+      );
+      drawUnits();
+    }
   }
 
   function events() {
     $("learn-digits").addEventListener("click", learnDigits);
-    $("guess").addEventListener("input", () => { $("guess-value").textContent = $("guess").value; controls(); });
+    $("guess").addEventListener("input", () => {
+      $("guess-value").textContent = $("guess").value;
+      controls();
+    });
     $("learn-clothes").addEventListener("click", secondStation);
-    $("rewind").addEventListener("click", () => { toStar(); say("Back to when the digits were learnt."); });
+    $("rewind").addEventListener("click", () => {
+      toStar();
+      say("Back to when the digits were learnt.");
+    });
     $("measure").addEventListener("click", measure);
-    document.querySelectorAll("input[name=method]").forEach((input) => input.addEventListener("change", () => chooseMethod(input.value)));
+    document
+      .querySelectorAll("input[name=method]")
+      .forEach((input) => input.addEventListener("change", () => chooseMethod(input.value)));
     $("lambda").addEventListener("input", () => {
       lambda = LAMBDAS[Number($("lambda").value)];
       showLambda();
       if (run && run.task === "clothes" && run.springs !== "unprotected" && run.step > 0 && run.step < STEPS_B) {
-        if (running) run.lambdas.push(lambda); else run.lambdas = [...run.lambdas, lambda];
+        if (running) run.lambdas.push(lambda);
+        else run.lambdas = [...run.lambdas, lambda];
         if (run.lambdas.length > 3) run.lambdas = [run.lambdas[0], "…", lambda];
       } else if (run && run.step === 0) run.lambdas = [lambda];
       if (!running) refresh();
     });
     $("learn-ewc").addEventListener("click", () => learnClothes(method, true));
-    $("more").addEventListener("click", () => { run.until += STEPS_B; say("1,200 steps more."); start(); });
-    $("again").addEventListener("click", () => { seed += 1; newNetwork(); say("A new network, which knows nothing."); $("first").scrollIntoView(); });
+    $("more").addEventListener("click", () => {
+      run.until += STEPS_B;
+      say("1,200 steps more.");
+      start();
+    });
+    $("again").addEventListener("click", () => {
+      seed += 1;
+      newNetwork();
+      say("A new network, which knows nothing.");
+      $("first").scrollIntoView();
+    });
     $("run").addEventListener("click", () => (running ? pause() : start()));
-    $("one").addEventListener("click", () => { trainStep(); if (latest().step !== run.step) note(); refresh(); controls(); });
-    $("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+    $("one").addEventListener("click", () => {
+      trainStep();
+      if (latest().step !== run.step) note();
+      refresh();
+      controls();
+    });
+    $("theme").addEventListener("click", () =>
+      theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
+    );
     const wide = matchMedia("(min-width: 64rem)");
-    const settle = () => ($(wide.matches ? "pad-wide" : "pad-narrow").append($("pad-block")));
+    const settle = () => $(wide.matches ? "pad-wide" : "pad-narrow").append($("pad-block"));
     wide.addEventListener("change", settle);
     settle();
     new ResizeObserver(() => repaint()).observe(document.querySelector(".story"));
@@ -1094,7 +1213,8 @@
       await unpack();
     } catch (error) {
       $("trouble").hidden = false;
-      $("trouble").textContent = `The images cannot be unpacked (${error.message}). This page needs a browser of 2023 or later: Chrome 80, Firefox 113, Safari 16.4.`;
+      $("trouble").textContent =
+        `The images cannot be unpacked (${error.message}). This page needs a browser of 2023 or later: Chrome 80, Firefox 113, Safari 16.4.`;
       return;
     }
     drawPairs();
@@ -1103,7 +1223,7 @@
     chooseMethod("EWC");
     newNetwork();
     fromTest("digits");
-    twoEvents();
+    Plane.begin();
     document.body.dataset.ready = "true";
   }
 
