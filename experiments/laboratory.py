@@ -1,6 +1,6 @@
 """What the page `site/lab/` shows, measured with the library: files/results/laboratory.json.
 
-    python experiments/laboratory.py                everything: about five minutes on one core
+    python experiments/laboratory.py                everything: about a quarter of an hour on one core
     python experiments/laboratory.py --seeds 0 1    these seeds alone; two processes may share the work
 
 A page that anyone opens cannot carry 140,000 images of 28 × 28 pixels. It carries 12,800 training and 1,000 test images

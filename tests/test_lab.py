@@ -208,8 +208,9 @@ def test_eigenvectors_rebuild_the_matrix():
     x[:, 9] = 2 * x[:, 8]
     matrix = x.T @ x / 40
     found = ask("eigen", matrix=matrix.flatten().tolist(), n=30)
-    values, vectors = torch.tensor(found["values"]), torch.tensor(found["vectors"], dtype=torch.float64).view(30, 30)
-    torch.testing.assert_close(vectors @ torch.diag(values.double()) @ vectors.T, matrix, rtol=0, atol=1e-9)
+    values = torch.tensor(found["values"], dtype=torch.float64)
+    vectors = torch.tensor(found["vectors"], dtype=torch.float64).view(30, 30)
+    torch.testing.assert_close(vectors @ torch.diag(values) @ vectors.T, matrix, rtol=0, atol=1e-9)
     torch.testing.assert_close(vectors @ vectors.T, torch.eye(30, dtype=torch.float64), rtol=0, atol=1e-9)
     close(sorted(found["values"]), torch.linalg.eigvalsh(matrix).clamp(min=0), 1e-9)
     assert torch.equal(torch.tensor(found["transposed"], dtype=torch.float64).view(30, 30), vectors.T)
@@ -293,7 +294,7 @@ def test_the_two_weights_are_those_of_notebook_00(build):
         close(page["slopes"][k], torch.autograd.grad(loss(at, task), at)[0], 1e-9)
         right = (task[1] * (at @ task[0].T - 4) > 0).double().mean()
         assert page["accuracies"][k] == pytest.approx(right.item())
-    hessian = torch.func.hessian(lambda t: loss(t, tasks[0]))(at.detach())
+    hessian = torch.autograd.functional.hessian(lambda t: loss(t, tasks[0]), at.detach())
     close(page["fisher"], hessian[[0, 0, 1], [0, 1, 1]], 1e-9)
     close(page["back"], f, 1e-9)
     d = torch.tensor(

@@ -225,7 +225,7 @@
         "told-clothes",
         `You said ${guess}. Of 100 digits it still reads <b>${Math.round(100 * digits)}</b>; clothes
         it knows to ${percent(clothes)}. This is <em>catastrophic forgetting</em>. Not one step was meant to harm a digit:
-        the clothes just moved every weight to where it suits them.`,
+        the clothes just moved every weight to where it suits them.${renamed()}`,
       );
     } else {
       const at = springs === "unprotected" ? "" : ` at λ = ${run.lambdas.join(" → ")}`;
@@ -238,6 +238,18 @@
     }
     table();
     trade();
+  }
+
+  /** What has become of the drawing. */
+  function renamed() {
+    if (!pad.levels) return "";
+    const [was, is] = [star, theta].map((weights) => {
+      const p = Array.from(Network.probabilities(weights, pad.levels));
+      return p.indexOf(Math.max(...p));
+    });
+    return was === is
+      ? ` Your drawing still gets answer ${is}, which is ${DIGITS[is]} and ${CLOTHES[is]}: now clear it, and try another.`
+      : ` Your drawing was read as <b>${DIGITS[was]}</b>. Now it is called <b>${CLOTHES[is]}</b>.`;
   }
 
   function comparison(clothes) {
@@ -712,7 +724,7 @@
 
   function fromTest(task) {
     const count = task === "digits" ? pad.shown++ : pad.worn++,
-      n = (800 + 37 * count) % TEST; // the first digit is a four that any network loses
+      n = (576 + 37 * count) % TEST; // the first digit is a three that any network loses
     pad.strokes = [];
     pad.keyboard = false;
     pad.image = test[task].images.slice(n * PIXELS, (n + 1) * PIXELS);
