@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run learn test test-machines notebooks bench clean
+.PHONY: run learn test test-machines notebooks bench site test-site clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed   ## the three acts on the complete data, in about a minute
@@ -26,11 +26,23 @@ notebooks: .venv/installed   ## run every notebook anew and store its outputs
 bench: .venv/installed   ## the measurements behind the claims about speed
 	$(BIN)/python benchmarks/benchmark.py
 
+site: .venv/site   ## the book, as a web site in build/site, from the notebooks' stored outputs
+	$(BIN)/python site/book.py
+
+test-site: site   ## the book and JupyterLab in a real browser: Chromium or Chrome, found on the path or named by CHROMIUM
+	BROWSER_TESTS=required $(BIN)/pytest tests/browser
+
 clean:
-	rm -rf .venv
+	rm -rf .venv build
 
 .venv/installed: requirements.txt pyproject.toml
 	@echo "Installing into .venv, once: PyTorch, Jupyter and the tools of the tests, 2 GB or more, in a minute or two."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# KaTeX comes out of a package that ships its files; of the package nothing is imported, so it needs none of its dependencies.
+.venv/site: .venv/installed requirements-site.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-site.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target .venv/katex djangocms-katex==1.0.2
 	touch $@
