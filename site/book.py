@@ -32,6 +32,7 @@ NUMBERED = re.compile(r"Figure (\d+\.\d+)\.")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)((?:#[^)\s]*)?)(?=\))")
 NAVIGATION = re.compile(r"^(?:← )?\[\d\d .*\]\(\d\d_\w+\.ipynb\).*$\n+", re.MULTILINE)
 CONDITION = re.compile(r"^%if (\S+)\n(.*?)^%end\n", re.MULTILINE | re.DOTALL)
+LINE = re.compile(r"^%line (\S+) (.+)$", re.MULTILINE)
 NOTEBOOKS = re.compile(r"^%notebooks$", re.MULTILINE)
 PLACES = re.compile(r"^%places (\d+\.\d+)$", re.MULTILINE)
 FONTS_NEEDED = re.compile(r"KaTeX_(?:AMS|Caligraphic|Main|Math|Size\d|Typewriter)")
@@ -162,7 +163,7 @@ def source_page(path: str, code: str) -> str:
     shown = re.sub(r'\b(id|name|href)="(#?)L-(\d+)"', r'\1="\2L\3"', shown)
     module = eq.page(path)
     api = f"[What its functions take and return](../api/{module}.md). " if path.startswith("contlearn/") and not Path(path).stem.startswith("_") else ""
-    return f"# {path}\n\n{api}Each line number is an address; each equation, such as `eq. (5.2)`, a link.\n\n```{{raw}} html\n{link_comments(shown, '../')}\n```\n"
+    return f"# `{path}`\n\n{api}Each line number is an address; each equation, such as `eq. (5.2)`, a link.\n\n```{{raw}} html\n{link_comments(shown, '../')}\n```\n"
 
 
 def the_map() -> str:
@@ -202,13 +203,25 @@ def _page(text: str, place: Path) -> str:
     entries = "\n".join(f"{_short(name)} <notebooks/{name}>" for name in eq.notebooks())
     text = NOTEBOOKS.sub(entries, text)
     text = PLACES.sub(lambda found: f'<p class="places">{places(equations[found[1]], to_root)}</p>', text)
+    text = LINE.sub(lambda found: _line(found[1], found[2], to_root), text)
     return _relink(text, place.parent)
+
+
+def _line(path: str, wanted: str, to_root: str) -> str:
+    """A line of the code with its address; ValueError if no line, or more than one, holds what is wanted."""
+    code = (ROOT / path).read_text(encoding="utf-8")
+    lines = [(number, line.strip()) for number, line in enumerate(code.splitlines(), 1) if wanted in line]
+    if len(lines) != 1:
+        raise ValueError(f"{path} has {len(lines)} lines with {wanted!r}: a page of the book shows one")
+    number, line = lines[0]
+    url = f"{to_root}code/{eq.page(path)}.html#L{number}"
+    return f'```python\n{line}\n```\n\n<p class="places"><a href="{url}">{path}, line {number}</a></p>'
 
 
 def _short(name: str) -> str:
     """`05 Elastic weight consolidation` for 05_elastic_weight_consolidation."""
     words = name.replace("_", " ")
-    return (words[:3] + words[3:].capitalize()).replace("ewc", "EWC").replace("mnist", "MNIST")
+    return (words[:3] + words[3:].capitalize()).replace("ewc", "EWC").replace("weight consolidation", "Weight Consolidation").replace("Mnist", "MNIST")
 
 
 def _relink(text: str, folder: Path) -> str:

@@ -18,7 +18,7 @@ language = "en"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton", "hooks"]
 exclude_patterns = ["_extra", "_static"]
 suppress_warnings = ["config.cache"]
-smartquotes = False
+smartquotes_action = "D"  # dashes
 nitpicky = False
 
 nb_execution_mode = "off"
@@ -42,6 +42,7 @@ html_static_path = ["static", "../build/book/_static"]
 html_extra_path = ["../build/book/_extra"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_use_index = True
+html_favicon = "static/icon.svg"
 html_math_renderer = "katex"
 html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]

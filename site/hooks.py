@@ -27,7 +27,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("katex", (_inline_math, None), (_display_math, None))
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon, at 500
     app.connect("doctree-read", _doctree)
-    app.connect("html-page-context", _page)
+    app.connect("html-page-context", _page, priority=900)  # after Furo's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -66,19 +66,22 @@ def _anchor_equations(doctree: nodes.document, name: str) -> None:
         if tag := eq.TAG.search(node.astext()):
             equation = EQUATIONS[tag[1]]
             node["ids"] = [equation.anchor]
-            links = places(equation, "../")
+            links = places(equation, "../", below=True)
             html = f'<p class="places">{links} · <a href="../map.html#map-{equation.anchor}">map</a></p>'
             node.parent.insert(node.parent.index(node) + 1, nodes.raw("", html, format="html"))
 
 
-def places(equation: eq.Equation, to_root: str) -> str:
-    """Links to the cells and lines that compute an equation, as HTML; `to_root` is the way to the book's root."""
-    here = [cell for cell in equation.cells if cell.notebook == equation.notebook]
-    there = [cell for cell in equation.cells if cell.notebook != equation.notebook]
-    links = [(cell.url, "the cell below" if k == 0 else "another") for k, cell in enumerate(here)]
-    links += [(cell.url, f"a cell of {cell.notebook[:2]}") for cell in there]
-    links += [(line.url, f"{line.path.removeprefix('contlearn/')}, line {line.number}") for line in equation.lines]
-    return "In code: " + ", ".join(f'<a href="{to_root}{url}">{escape(text)}</a>' for url, text in links)
+def places(equation: eq.Equation, to_root: str, below: bool = False) -> str:
+    """Links to the cells and lines that compute an equation, as HTML; `to_root` is the way to the book's root.
+
+    With `below`, the line stands in the notebook that states the equation, and its first cell comes next.
+    """
+    cells = [(cell.url, cell.notebook, f"cell {cell.id}") for cell in equation.cells]
+    if below and cells and cells[0][1] == equation.notebook:
+        cells[0] = (*cells[0][:2], "the cell below")
+    lines = [(line.url, f"{line.path.removeprefix('contlearn/')}, line {line.number}") for line in equation.lines]
+    links = [(url, text) for url, _, text in cells] + lines
+    return "In code: " + " · ".join(f'<a href="{to_root}{url}">{escape(text)}</a>' for url, text in links)
 
 
 def _fold_answers(doctree: nodes.document) -> None:
@@ -164,11 +167,10 @@ def _page(app: Sphinx, name: str, template: str, context: dict[str, Any], doctre
             flags=re.DOTALL,
         )
         if 'class="math' in context["body"]:
-            for file in ("katex/katex.css",):
-                app.add_css_file(file)
+            app.add_css_file("katex/katex.css")
             app.add_js_file("katex/katex.min.js", defer="defer", priority=400)
-    if name.startswith("notebooks/"):
-        context["notebook"] = name.removeprefix("notebooks/") + ".ipynb"
+    tree = context.get("furo_navigation_tree", "")  # its captions say that they are headings, but not of which level
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
 
 
 def _docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
