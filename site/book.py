@@ -93,7 +93,7 @@ def gather(folder: Path) -> None:
 
 
 def woven(name: str, notebook: dict[str, Any], frames: dict[str, Any], beside: Path) -> dict[str, Any]:
-    """A notebook as the book shows it: pictures as files of `beside`, checks of bands left out, frames under sliders."""
+    """A notebook as the book shows it: pictures as files in `beside`, frames for sliders, and no guards of bands."""
     cells = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -158,12 +158,21 @@ def source_page(path: str, code: str) -> str:
     """A page that shows a file of code: each line has an address, and each equation it names is a link to it."""
     from hooks import link_comments
 
-    lines = HtmlFormatter(linenos="inline", lineanchors="L", anchorlinenos=True, wrapcode=True, cssclass="highlight source")
-    shown = highlight(code, PythonLexer(), lines)
-    shown = re.sub(r'\b(id|name|href)="(#?)L-(\d+)"', r'\1="\2L\3"', shown)
-    module = eq.page(path)
-    api = f"[What its functions take and return](../api/{module}.md). " if path.startswith("contlearn/") and not Path(path).stem.startswith("_") else ""
-    return f"# `{path}`\n\n{api}Each line number is an address; each equation, such as `eq. (5.2)`, a link.\n\n```{{raw}} html\n{link_comments(shown, '../')}\n```\n"
+    shown = highlight(code, PythonLexer(), HtmlFormatter(nowrap=True)).splitlines()
+    width = len(str(len(shown)))
+    lines = [
+        f'<span class="line" id="L{k}"><a class="linenos" href="#L{k}">{k:>{width}}</a>'
+        f"{link_comments(line, '../')}\n</span>"
+        for k, line in enumerate(shown, 1)
+    ]
+    reference = f"[What its functions take and return](../api/{eq.page(path)}.md). " if _has_reference(path) else ""
+    told = f"{reference}Each line number is an address; each equation, such as `eq. (5.2)`, a link."
+    block = f'<div class="highlight source"><pre>{"".join(lines)}</pre></div>'
+    return f"# `{path}`\n\n{told}\n\n```{{raw}} html\n{block}\n```\n"
+
+
+def _has_reference(path: str) -> bool:
+    return path.startswith("contlearn/") and not Path(path).stem.startswith("_")
 
 
 def the_map() -> str:
@@ -178,8 +187,9 @@ def the_map() -> str:
             last = equation.notebook
             title = "".join(notebooks[last]["cells"][0]["source"]).split("\n")[0].removeprefix("# ")
             parts.append(f"## {last[:2]} {title}\n")
-        opening = f'<div class="mapped" id="map-{equation.anchor}"><p><a class="equation" href="{equation.url}">({equation.number})</a> {html.escape(equation.section)}</p>'
-        parts.append(f"{opening}\n\n$$\n{equation.tex}\n$$\n\n<p class=\"places\">{places(equation, '')}</p></div>\n")
+        link = f'<a class="equation" href="{equation.url}">({equation.number})</a> {html.escape(equation.section)}'
+        parts.append(f'<div class="mapped" id="map-{equation.anchor}"><p>{link}</p>\n\n$$\n{equation.tex}\n$$\n')
+        parts.append(f'<p class="places">{places(equation, "")}</p></div>\n')
     return "\n".join(parts)
 
 
@@ -221,7 +231,10 @@ def _line(path: str, wanted: str, to_root: str) -> str:
 def _short(name: str) -> str:
     """`05 Elastic weight consolidation` for 05_elastic_weight_consolidation."""
     words = name.replace("_", " ")
-    return (words[:3] + words[3:].capitalize()).replace("ewc", "EWC").replace("weight consolidation", "Weight Consolidation").replace("Mnist", "MNIST")
+    short = words[:3] + words[3:].capitalize()
+    for proper in ("EWC", "MNIST", "Elastic Weight Consolidation"):
+        short = re.sub(rf"\b{proper}\b", proper, short, flags=re.IGNORECASE)
+    return short
 
 
 def _relink(text: str, folder: Path) -> str:

@@ -15,7 +15,14 @@ html_title = "Elastic Weight Consolidation, taken apart"
 html_short_title = "contlearn"
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton", "hooks"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.linkcode",
+    "sphinx_copybutton",
+    "hooks",
+]
 exclude_patterns = ["_extra", "_static"]
 suppress_warnings = ["config.cache"]
 smartquotes_action = "D"  # dashes

@@ -1,6 +1,6 @@
-"""Which cells and which lines of code are which equation: read from the notebooks and the code, nothing is kept by hand.
+r"""Which cells and lines of code are which equation: read from notebooks and code, nothing is kept by hand.
 
-A notebook states an equation with a tag, `\\tag{4.3}`; code names it, `eq. (4.3)`, in a comment, a docstring or a cell.
+A notebook states an equation with a tag, `\tag{4.3}`; code names it, `eq. (4.3)`, in a comment, a docstring or a cell.
 """
 
 import json

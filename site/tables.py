@@ -60,8 +60,9 @@ TABLES = [
     ),
     Table(
         "Two tasks, every λ",
-        "MNIST for five epochs, then Fashion-MNIST for three, the last of each slow; the proximal step every ten steps. "
-        "[05](notebooks/05_elastic_weight_consolidation.ipynb) and [07](notebooks/07_beyond_the_diagonal.ipynb) draw it.",
+        "MNIST for five epochs, then Fashion-MNIST for three, the last of each slow; the proximal step every ten "
+        "steps. [05](notebooks/05_elastic_weight_consolidation.ipynb) and [07](notebooks/07_beyond_the_diagonal.ipynb) "
+        "draw it.",
         "two_tasks",
         RATE,
         BOTH,
@@ -103,15 +104,12 @@ TABLES = [
         "Nats a letter on names of each language, so less is better: [10](notebooks/10_a_language_model.ipynb).",
         "language_model",
         {"tasks": "languages", "method": "method", "importance": "λ"},
-        {
-            name: lambda run, k=k: _last(run, k)
-            for k, name in enumerate(("Italian", "Turkish", "Finnish", "Irish"))
-        },
+        {name: lambda run, k=k: _last(run, k) for k, name in enumerate(("Italian", "Turkish", "Finnish", "Irish"))},
         scale=1,
     ),
     Table(
         "Common mistakes",
-        "EWC with each of the mistakes that [08](notebooks/08_where_ewc_fails.ipynb) names, MNIST then the second task.",
+        "EWC with each mistake that [08](notebooks/08_where_ewc_fails.ipynb) names: MNIST, then a second task.",
         "gallery",
         {"variant": "variant", "importance": "λ"},
         {"first task": lambda run: _last(run, 0), "second task": lambda run: _last(run, 1)},
@@ -124,8 +122,8 @@ def page(folder: Path) -> str:
     """The page, in Markdown, from the files of `folder`."""
     parts = [
         "# Tables of results\n",
-        "Test accuracy in %, mean ± standard error over the seeds, unless a table says otherwise. Each table is made from "
-        "the file below it, and each file by the script that it names.\n",
+        "Test accuracy in %, mean ± standard error over the seeds, unless a table says otherwise. Each table is made "
+        "from the file below it, and each file by the script that it names.\n",
     ]
     for table in TABLES:
         content = json.loads((folder / f"{table.file}.json").read_text(encoding="utf-8"))
@@ -161,7 +159,9 @@ def _rows(table: Table, runs: Sequence[Run]) -> Iterable[str]:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _mean(values: Sequence[float], digits: int) -> str:

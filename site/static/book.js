@@ -1,7 +1,7 @@
 // What the pages do by themselves: typeset equations, turn frames, take predictions. All of it works from a folder.
 "use strict";
 
-if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) {
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false; // a browser fetches no other page from a folder
 }
 
@@ -15,6 +15,7 @@ function typeset() {
 function slider(frames) {
   const { label, start, frames: shown } = JSON.parse(frames.dataset.slider);
   const picture = frames.querySelector("img");
+  const own = [picture.getAttribute("src"), picture.alt]; // the notebook's picture is that of the value it starts with
   const row = document.createElement("label");
   row.className = "reel";
   row.innerHTML = `<span></span><input type="range" min="0" max="${shown.length - 1}" step="1" value="${start}"><output></output>`;
@@ -24,15 +25,12 @@ function slider(frames) {
     const frame = shown[input.value];
     value.textContent = `${label} = ${frame.value}`;
     input.setAttribute("aria-valuetext", value.textContent);
-    if (picture.dataset.shown !== frame.file) {
-      picture.src = `frames/${frame.file}`;
-      picture.alt = frame.alt;
-    }
-    picture.dataset.shown = frame.file;
+    const [file, told] = Number(input.value) === start ? own : [`frames/${frame.file}`, frame.alt];
+    if (picture.getAttribute("src") !== file) picture.src = file;
+    picture.alt = told;
   };
   input.addEventListener("input", show);
   input.addEventListener("pointerdown", () => shown.forEach(({ file }) => (new Image().src = `frames/${file}`)), { once: true });
-  picture.dataset.shown = shown[start].file; // the notebook's own picture, until the slider is moved
   show();
   frames.prepend(row);
 }

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 WIDTHS = (360, 768, 1280)
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 
-# Letters inside a formula have the colour of the text around it, and words of one kind in code look alike: axe-core, which
-# would take minutes for all of them, is shown one of each kind.
+# Letters inside a formula have the colour of the text around it, and words of one kind in code look alike: axe-core,
+# which would take minutes for all of them, is shown one of each kind.
 THIN_OUT = """() => {
     document.querySelectorAll('.katex-html').forEach(drawn => drawn.replaceChildren(drawn.textContent));
     const seen = new Set();
@@ -70,7 +70,9 @@ def test_pages_load_fit_and_are_accessible(browser: Any, address: str, pages: li
 
     axe, found = Axe(), []
     for scheme in ("light", "dark"):
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        )
         page = context.new_page()
         complaints.watch(page)
         for path in pages:
@@ -99,7 +101,9 @@ def _unrendered(page: Any) -> list[str]:
             ...[...document.querySelectorAll('.math')]
                 .filter(place => !place.querySelector('.katex') || place.querySelector('.katex-error'))
                 .map(place => 'not typeset: ' + place.textContent.slice(0, 80)),
-            ...[...document.images].filter(image => !image.alt.trim()).map(image => 'no alternative text: ' + image.src),
+            ...[...document.images]
+                .filter(image => !image.alt.trim())
+                .map(image => 'no alternative text: ' + image.src),
         ]"""
     )
     return told
@@ -119,6 +123,7 @@ def test_equations_are_linked_both_ways(page: Any, address: str, complaints: Any
     page.goto(f"{address}notebooks/05_elastic_weight_consolidation.html")
     assert page.locator("#eq-5-2 .katex").count() >= 1
     page.locator("#eq-5-2 + p.places a", has_text="ewc.py").first.click()
+    page.wait_for_url("**/code/contlearn.ewc.html#L*")
     line = page.evaluate("document.getElementById(location.hash.slice(1)).textContent")
     assert "eq. (5.2)" in line
     page.evaluate("document.getElementById(location.hash.slice(1)).querySelector('a.equation').click()")
@@ -181,7 +186,7 @@ def test_answers_wait_for_a_prediction(page: Any, address: str) -> None:
     assert not told.is_visible()
     prediction = page.get_by_label(re.compile("Your prediction")).first
     prediction.fill("50 %")
-    answer.locator("summary").click()
+    answer.locator("> summary").click()
     assert told.is_visible()
     page.reload()
     assert page.get_by_label(re.compile("Your prediction")).first.input_value() == "50 %"
