@@ -31,6 +31,7 @@ EMBEDDED = re.compile(r'src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
 NUMBERED = re.compile(r"Figure (\d+\.\d+)\.")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)((?:#[^)\s]*)?)(?=\))")
 NAVIGATION = re.compile(r"^(?:← )?\[\d\d .*\]\(\d\d_\w+\.ipynb\).*$\n+", re.MULTILINE)
+INSTEAD = {"README.md": "index.md", "files/results": "results.md"}  # the book's page for what a link in a text names
 CONDITION = re.compile(r"^%if (\S+)\n(.*?)^%end\n", re.MULTILINE | re.DOTALL)
 LINE = re.compile(r"^%line (\S+) (.+)$", re.MULTILINE)
 NOTEBOOKS = re.compile(r"^%notebooks$", re.MULTILINE)
@@ -85,11 +86,26 @@ def gather(folder: Path) -> None:
         (extra / "lab").mkdir()
         shutil.copy(SITE / "lab" / "index.html", extra / "lab")
     _katex(folder / "_static" / "katex")
-    for path in _linked(folder):
-        target = folder / path
-        if not target.exists() and (ROOT / path).is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, target)
+    for path in set(_linked(folder)):
+        _bring(path, folder)
+
+
+def _bring(path: str, folder: Path) -> None:
+    """What a page links to and the book does not have yet: a file of the repository, or a folder's list of files."""
+    here = ROOT / path
+    if (folder / path).exists():
+        return
+    if here.is_file():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(here, folder / path)
+    elif here.name == "index.md" and here.parent.is_dir():
+        files = [file for file in sorted(here.parent.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        links = [f'<li><a href="{file.name}" download>{file.name}</a></li>' for file in files]
+        beside = folder / "_extra" / here.parent.relative_to(ROOT)
+        beside.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copy(file, beside)
+        _write(folder / path, f"---\norphan: true\n---\n# `{here.parent.name}`\n\n<ul>{''.join(links)}</ul>\n")
 
 
 def woven(name: str, notebook: dict[str, Any], frames: dict[str, Any], beside: Path) -> dict[str, Any]:
@@ -238,13 +254,19 @@ def _short(name: str) -> str:
 
 
 def _relink(text: str, folder: Path) -> str:
-    """Links to files of code lead to the pages that show them."""
+    """Links to files of code lead to the pages that show them, links to folders to lists."""
 
     def target(match: re.Match[str]) -> str:
         path = os.path.normpath(folder / match[1]).replace(os.sep, "/")
-        if any((ROOT / path) == source for source in eq.sources()):
-            return os.path.relpath(f"code/{eq.page(path)}.md", folder).replace(os.sep, "/") + match[2]
-        return match[0]
+        if path in INSTEAD:
+            new = INSTEAD[path]
+        elif any((ROOT / path) == source for source in eq.sources()):
+            new = f"code/{eq.page(path)}.md"
+        elif (ROOT / path).is_dir():
+            new = f"{path}/index.md"
+        else:
+            return match[0]
+        return os.path.relpath(new, folder).replace(os.sep, "/") + match[2]
 
     return LINK.sub(target, text)
 

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("contlearn/*.py", "experiments/*.py")  # not contlearn/exercises: they judge answers, and compute nothing
+SOURCES = (
+    "contlearn/*.py",
+    "experiments/*.py",
+    "benchmarks/*.py",
+    "examples/*.py",
+)  # not contlearn/exercises: they judge answers, and compute nothing
 
 DISPLAY = re.compile(r"\$\$(.*?)\$\$", re.DOTALL)
 TAG = re.compile(r"\s*\\tag\{(\d+\.\d+)\}\s*")

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SLOWEST = 240_000  # milliseconds that a notebook may run on a busy machine
+SLOWEST = 600_000  # milliseconds that a notebook may run on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_notebook_runs_its_slider_moves_and_pictures_stay(
     page.set_default_timeout(60_000)
     _open(page, lab, name)
     for command in ("clear-all-cell-outputs", "run-all-cells"):
-        page.evaluate(f"jupyterapp.commands.execute('notebook:{command}')")
+        page.evaluate(f"() => {{ jupyterapp.commands.execute('notebook:{command}'); }}")  # and do not wait here
     page.wait_for_function(
         """() => {
             const cells = jupyterapp.shell.currentWidget.content.model.cells;
@@ -96,7 +96,7 @@ def test_a_notebook_runs_its_slider_moves_and_pictures_stay(
         const notebook = jupyterapp.shell.currentWidget.content;
         const place = Array.from(notebook.model.cells).findIndex(cell => cell.id === '{cell}');
         notebook.activeCellIndex = place;
-        return notebook.scrollToItem(place);
+        return notebook.scrollToItem(place).then(() => true);
     }}""")
     slider = page.locator(".jupyter-widgets .noUi-handle, .widget-slider .ui-slider-handle").first
     slider.wait_for()
@@ -111,7 +111,7 @@ def test_a_notebook_runs_its_slider_moves_and_pictures_stay(
     )
     after = shown.get_attribute("alt")
     assert after.rpartition("Shown: ")[2] != before.rpartition("Shown: ")[2]
-    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate("jupyterapp.commands.execute('docmanager:save').then(() => true)")
     page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
     context.close()
 
@@ -123,7 +123,7 @@ def test_a_notebook_runs_its_slider_moves_and_pictures_stay(
     page.set_default_timeout(60_000)
     _open(page, lab, name)
     place = next(k for k, each in enumerate(stored["cells"]) if each["id"] == cell)
-    page.evaluate(f"jupyterapp.shell.currentWidget.content.scrollToItem({place})")
+    page.evaluate(f"jupyterapp.shell.currentWidget.content.scrollToItem({place}).then(() => true)")
     again = page.locator(f'.jp-Cell figure img[alt="{after}"]').first
     again.wait_for()
     assert again.evaluate("image => image.naturalWidth") > 100
@@ -133,5 +133,5 @@ def test_a_notebook_runs_its_slider_moves_and_pictures_stay(
 def _open(page: Any, lab: str, name: str) -> None:
     page.goto(f"{lab}/lab/workspaces/{name}-{time.monotonic_ns()}/tree/{name}.ipynb?reset")
     page.wait_for_function("window.jupyterapp && jupyterapp.shell.currentWidget?.content?.model?.cells.length > 0")
-    page.evaluate("jupyterapp.shell.currentWidget.context.ready")
-    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.evaluate("jupyterapp.shell.currentWidget.context.ready.then(() => true)")
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.ready.then(() => true)")
