@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run learn test test-machines notebooks bench bench-peers handout slides clean
+.PHONY: run learn test test-machines test-site notebooks bench bench-peers site handout slides clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed   ## the three acts on the complete data, in about a minute
@@ -26,6 +26,12 @@ notebooks: .venv/installed   ## run every notebook anew and store its outputs
 bench: .venv/installed   ## the measurements behind the claims about speed
 	$(BIN)/python benchmarks/benchmark.py
 
+site: .venv/site   ## the book, as a web site in build/site, from the notebooks' stored outputs
+	$(BIN)/python site/book.py
+
+test-site: site   ## the book and JupyterLab in a real browser: Chromium or Chrome, found on the path or named by CHROMIUM
+	BROWSER_TESTS=required $(BIN)/pytest tests/browser
+
 bench-peers: .venv-peers/installed   ## the same of five other libraries, in an environment of its own
 	.venv-peers/bin/python benchmarks/peers.py
 
@@ -36,7 +42,7 @@ slides: .venv/installed   ## the lecture, in slides.html, from the notebooks' ow
 	$(BIN)/python docs/slides.py
 
 clean:
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-peers build
 
 .venv/installed: requirements.txt pyproject.toml
 	@echo "Installing into .venv, once: PyTorch, Jupyter and the tools of the tests, 2 GB or more, in a minute or two."
@@ -48,4 +54,10 @@ clean:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers-requirements.txt
 	.venv-peers/bin/python -m pip install --disable-pip-version-check --no-deps avalanche-lib==0.6.0
+	touch $@
+
+# KaTeX comes out of a package that ships its files; of the package nothing is imported, so it needs none of its dependencies.
+.venv/site: .venv/installed requirements-site.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-site.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target .venv/katex djangocms-katex==1.0.2
 	touch $@
