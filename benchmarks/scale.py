@@ -196,12 +196,12 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     rows = [head, "|" + "---|" * 7]
     for p in results["points"]:
         of = ("step", "F, sample", "add_gradient", "proximal_step", "shards: add_gradient")
-        cells = [f"{1000 * p[name]:,.3g}" if name in p else "" for name in of]
+        cells = [f"{1000 * p[name]:,.{0 if p[name] > 0.1 else 1}f}" if name in p else "" for name in of]
         rows.append(f"| {p['parameters'] / 1e6:.1f} | {p['processes']} | {' | '.join(cells)} |")
     line = [
         "| milliseconds a million parameters | measured, 1 to 80 million | the line at 1 billion, not measured |",
         "|---|---|---|",
-        *(f"| {name} | {1000 * value:.2g} | {value:,.2g} s |" for name, value in slopes.items()),
+        *(f"| {name} | {1000 * value:.2g} | {1000 * value:,.2g} s |" for name, value in slopes.items()),
     ]
     memory = ["| million parameters | S and μ, whole | in 2 shards | in 4 shards |", "|---|---|---|---|"]
     for millions in sorted({p["millions"] for p in results["points"]}):
@@ -258,7 +258,6 @@ def draw(results: dict[str, Any]) -> Figure:
             axes.set(xscale="log", yscale="log", xlabel="parameters", xlim=ends)
             axes.axvspan(max(p["parameters"] for p in points) * 1.15, ends[1], color=plots.GREY, alpha=0.12, lw=0)
         memory.text(0.97, 0.05, "grey: not measured", transform=memory.transAxes, ha="right", color=plots.GREY)
-        figure.tight_layout()
     return figure
 
 
