@@ -651,7 +651,8 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as error:
         own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent != Path(__file__).parent]
         last = next((f for f in reversed(own) if not _is_library(f.filename)), None)
-        place = f" ({Path(last.filename).name}, line {last.lineno})" if last else ""
+        file = "your cell" if last and "ipykernel_" in last.filename else Path(last.filename).name if last else ""
+        place = f" ({file}, line {last.lineno})" if last else ""
         text = " ".join(str(error).split())
         raise CannotExamine(f"it stops with {type(error).__name__}: {text}{place}") from error
 
