@@ -53,6 +53,7 @@ class Row(NamedTuple):
     spread: float | None = None  # the published standard deviation between runs, where it is known
     above: bool = False  # the paper says "above"
     reason: str = ""  # why they differ, as tested
+    estimate: float = 0  # seconds of one core that it would take, where it was not run
 
 
 def standard_error(values: list[float]) -> float | None:
@@ -124,7 +125,7 @@ def hsu() -> list[Row]:
             mean, spread = figures[place]
             runs = chosen(held("published"), protocol="Hsu 2018", scenario=scenario, method=method)
             error = spread / math.sqrt(10)
-            rows.append(Row(f"{scenario}, {method}", mean, error, percent(runs), seconds(runs), spread))
+            rows.append(Row(f"{scenario}, {method}", mean, error, percent(runs), seconds(runs), spread, estimate=51))
     return rows
 
 
@@ -138,7 +139,7 @@ def van_de_ven_2025() -> list[Row]:
             if run["seed"] != 100  # the seed that λ is chosen with
         ]
         spread = None if error is None else error * math.sqrt(30)
-        rows.append(Row(method, mean, error, percent(runs), seconds(runs), spread))
+        rows.append(Row(method, mean, error, percent(runs), seconds(runs), spread, estimate=165))
     return rows
 
 
@@ -147,7 +148,7 @@ def van_de_ven_2019() -> list[Row]:
     rows = []
     for scenario, mean in VAN_DE_VEN_2019.items():
         runs = chosen(held("published"), protocol="van de Ven 2019", scenario=scenario)
-        rows.append(Row(f"{scenario}, EWC", mean, None, percent(runs), seconds(runs)))
+        rows.append(Row(f"{scenario}, EWC", mean, None, percent(runs), seconds(runs), estimate=165))
     return rows
 
 
@@ -160,16 +161,25 @@ def permutations() -> list[Row]:
     alone = chosen(published, protocol="Avalanche baseline", method="none", tasks=1)
     baseline = chosen(published, protocol="Avalanche baseline", method="EWC", tasks=10)
     zenke = chosen(published, protocol="Zenke 2017")
+    share = (fmean(newest) - fmean(percent(ten))) / (94 - fmean(percent(ten)))
     anchors = (
-        f"Three quarters of it is the anchors: with the newest alone in place of one for each task, and nothing else "
-        f"changed, {shown(newest, 1)}"
+        f"{100 * share:.0f} % of it is the anchors: with the newest alone in place of one for each task, and nothing "
+        f"else changed, {shown(newest, 1)}"
     )
     steps = f"The steps: one task by itself, with nothing to forget, reaches {shown(percent(alone), 1)} in them"
     return [
         Row("Kirkpatrick et al. 2017: ten tasks, EWC", 94, None, percent(ten), seconds(ten), reason=anchors),
-        Row("Zenke et al. 2017: ten tasks, SI", 97.1, None, percent(zenke), seconds(zenke)),
+        Row("Zenke et al. 2017: ten tasks, SI", 97.1, None, percent(zenke), seconds(zenke), estimate=8000),
         Row("Ritter et al. 2018: fifty tasks, Kronecker", 90, None, percent(fifty), seconds(fifty), above=True),
-        Row("Avalanche's open baseline: ten tasks, EWC", 83, 0.5, percent(baseline), seconds(baseline), spread=0.5),
+        Row(
+            "Avalanche's open baseline: ten tasks, EWC",
+            83,
+            0.5,
+            percent(baseline),
+            seconds(baseline),
+            0.5,
+            estimate=300,
+        ),
         Row(
             "the same, beside the 94 that it expects: one task alone",
             94,
@@ -177,6 +187,7 @@ def permutations() -> list[Row]:
             percent(alone),
             seconds(alone),
             reason=steps,
+            estimate=30,
         ),
     ]
 
@@ -217,7 +228,7 @@ Only the baseline is followed to the letter. Kirkpatrick et al. 2017
 read them, *second hand*. Ritter et al. 2018 ([arXiv:1805.07810](https://arxiv.org/abs/1805.07810)) say “over 90 %” in
 their abstract. Both stand beside `many_tasks.py`: two hidden layers of 256, three epochs a task, batches of 64, λ
 chosen on other permutations. The 97.1 of Zenke et al. 2017 ([arXiv:1703.04200](https://arxiv.org/abs/1703.04200)) is
-*second hand*; its network, two hidden layers of 2,000 for 20 epochs a task, would take about two hours of two cores.
+*second hand*; its network has two hidden layers of 2,000, its training 20 epochs a task.
 Avalanche's baseline (ContinualAI/continual-learning-baselines, commit 4900462, read there) has one hidden layer of 512,
 plain descent with η = 0.001, batches of 256, ten epochs a task.
 """
@@ -243,7 +254,7 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         error = "" if row.error is None else f" ± {row.error:.2f}"
         published = f"{'above ' if row.above else ''}{row.published:g}{error}"
-        minutes = f"{row.seconds / 120:.1f}" if row.ours else "–"
+        minutes = f"{row.seconds / 120:.1f}" if row.ours else f"would take {row.estimate / 120:.1f}"
         lines.append(f"| {row.what} | {published} | {shown(row.ours)} | {verdict(row)} | {minutes} |")
     return "\n".join(lines)
 
@@ -304,6 +315,25 @@ def counts(rows: list[Row]) -> tuple[int, int, int, int]:
     return agree, len(words) - agree - not_run - unexplained, unexplained, not_run
 
 
+def conclusion() -> str:
+    """What took the points off, in words, from the runs with λ = a million that change one thing."""
+    apart = chosen(held("published"), protocol="domain", importance=1e6)
+    mean = {name: fmean(percent(runs)) for name in CHANGES if (runs := chosen(apart, method=name))}
+    if len(mean) < len(CHANGES):
+        return "Not all of these were run yet."
+    lost = {name: mean["split_mnist.py"] - value for name, value in mean.items()}
+    return (
+        "It is the protocol. With λ = a million, more than five times as many steps a task cost "
+        f"{lost['2,000 steps of 128']:.0f} points and Adam {lost['Adam']:.0f}; dealing the digits anew costs "
+        f"{lost['digits dealt anew']:.0f}, a learning rate that is not lowered "
+        f"{max(0, lost['learning rate not lowered']):.0f}. "
+        "Many steps of Adam are what the published protocols have in common, and with both the published figures come "
+        "out. So 78.9 is no find about EWC, but one about few steps with strong springs. "
+        f"(Seeds of these changes: {len({run['seed'] for run in apart})}. For the longer training, λ above a million "
+        "was not tried.)"
+    )
+
+
 def flowing(text: str) -> str:
     """One line a paragraph, so that a change moves no line breaks."""
     return " ".join(text.split())
@@ -321,18 +351,14 @@ def page() -> str:
         "*Agrees*: the means differ by at most two standard errors of their difference. One run of ours is judged by "
         "the published spread between runs. Accuracy in %, mean over tasks after the last one, ± standard error over "
         "seeds. *Second hand*: the figure was not read in the paper itself. *Minutes*: all seeds of the row, on two "
-        "cores, one thread each.",
+        "cores, one thread each; where nothing was run, reckoned for three seeds (one of permuted MNIST).",
         "This page is written by `python experiments/ledger.py` from [files/results](../files/results); a test "
         "compares the two.",
     ]
     for part in parts:
         text += [f"## {part.title}", flowing(part.text), table(part.rows), f"`{part.command}`"]
-    text += [
-        "## Domain-incremental: 78.9, or 64?",
-        SETTLED,
-        settled(),
-        "`python experiments/published.py --only domain three`",
-    ]
+    text += ["## Domain-incremental: 78.9, or 64?", flowing(SETTLED), settled(), conclusion()]
+    text += ["`python experiments/published.py --only domain three`"]
     return "\n\n".join(text) + "\n"
 
 

@@ -41,14 +41,14 @@ from contlearn.models import Masked
 ON_WEIGHTS = ("EWC", "EWC with √F", "SI", "MAS", "logits reversal")
 METHODS = ("unprotected", *ON_WEIGHTS, "LwF")
 GRIDS: dict[str, tuple[float, ...]] = {
-    "two": (30, 100, 300, 1000),
+    "two": (30, 100, 300, 1000, 3000),
     "task": (1000, 10_000, 100_000, 1_000_000),
     "domain": (1000, 10_000, 100_000, 1_000_000),
     "class": (1000, 100_000),
     "permuted": (3, 10, 30, 100),
 }
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "two": (0.3, 1, 3, 10),
+    "two": (0.01, 0.03, 0.1, 0.3, 1),
     "task": (0.3, 1, 3, 10),
     "domain": (0.3, 1, 3, 10),
     "class": (1, 10),
