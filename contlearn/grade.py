@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contlearn import exercises
+import platformdirs
+
+from contlearn import data, exercises
 from contlearn.exercises.judging import unseen
 from contlearn.grading.submission import Submission, collect, needed
 from contlearn.grading.supervise import PACKAGE, Gone, Kernel
@@ -105,8 +107,7 @@ def grade(
         return row
     draw = (secrets.randbelow(2**40) if seed is None else 2**20 * (seed + 1)) + 1000
     cells = needed(submission.cells) if exercises_only else submission.cells
-    files = [] if exercises_only else [PACKAGE.parent / name for name in ("files", "experiments")]
-    with Kernel(int(memory * 2**30), seconds, [each for each in files if each.is_dir()]) as kernel:
+    with Kernel(int(memory * 2**30), seconds, {} if exercises_only else _beside()) as kernel:
         try:
             errors = kernel.run(cells)
             if errors:
@@ -179,6 +180,16 @@ def as_text(rows: Sequence[Row]) -> str:
             told = f"{count} × {name.replace('_', '.')} {said}"
             lines += textwrap.wrap(told, 110, initial_indent="    ", subsequent_indent="        ")
     return "\n".join(lines) + "\n"
+
+
+def _beside() -> dict[str, Path]:
+    """What cells read from `../files/…` and `../experiments/…`, by the name of its folder: as `hosted` lays it out."""
+    places = PACKAGE if (PACKAGE / "files").is_dir() else PACKAGE.parent  # the published package, or the repository
+    found = {name: places / name for name in ("files", "experiments")}
+    if not data.SHIPPED.is_dir():
+        cache = platformdirs.user_cache_path("contlearn")
+        found |= {f"files/data/{name}": cache / name for name in ("mnist", "fashion-mnist")}
+    return {name: place for name, place in found.items() if place.is_dir()}
 
 
 def _line(words: str) -> str:

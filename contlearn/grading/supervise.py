@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,10 @@ class Kernel:
     Args:
         memory: bytes that the process and what it starts may use.
         seconds: the time that the cells may take, and that every answer may take.
-        files: folders that are copied beside the notebook's own, for cells that read `../files/…`.
+        files: folders that are copied beside the notebook's, by their names there: for cells that read `../files/…`.
     """
 
-    def __init__(self, memory: int, seconds: float, files: Sequence[Path] = ()) -> None:
+    def __init__(self, memory: int, seconds: float, files: Mapping[str, Path] | None = None) -> None:
         self.memory, self.seconds = memory, seconds
         self.answers: dict[str, str] = {}
         self.missing: list[str] = []
@@ -58,11 +58,11 @@ class Kernel:
         self._others = _descendants()
         adopt_orphans()
         self._scratch = Path(tempfile.mkdtemp(prefix="contlearn-grade-"))
-        for folder in ("notebooks", "home", "temporary", "matplotlib"):
-            (self._scratch / folder).mkdir()
+        for own in ("notebooks", "home", "temporary", "matplotlib"):
+            (self._scratch / own).mkdir()
         _copy(PACKAGE, self._scratch / "contlearn", leave=("__pycache__", "exercises"))
-        for each in files:
-            _copy(each, self._scratch / each.name, leave=("__pycache__",))
+        for name, folder in (files or {}).items():
+            _copy(folder, self._scratch / name, leave=("__pycache__",))
         _copy_font_list(self._scratch / "matplotlib")
         program = self._scratch / "contlearn" / "grading" / "kernel.py"
         command = [sys.executable, "-u", program, self._scratch, memory]
@@ -274,10 +274,7 @@ def _environment(scratch: Path) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path, leave: Sequence[str]) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave))
-    elif source.exists():
-        shutil.copy(source, target)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave), dirs_exist_ok=True)
 
 
 def _copy_font_list(target: Path) -> None:
