@@ -87,7 +87,11 @@ def address(folder: Path) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    class Calm(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass  # a browser that leaves a page hangs up
+
+    server = Calm(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/"
@@ -103,13 +107,17 @@ class Complaints(list[str]):
         """Listen to `page` from now on; requests to other machines are stopped."""
         page.on("console", lambda message: self._said(page, message.type, message.text))
         page.on("pageerror", lambda error: self._said(page, "error", str(error)))
-        page.on("requestfailed", lambda request: self._said(page, "error", f"{request.url[:200]} failed"))
+        page.on("requestfailed", lambda request: self._failed(page, request))
         page.on("response", lambda response: self._answered(page, response.status, response.url))
         page.route(lambda url: not url.startswith(("http://127.0.0.1:", "data:", "blob:", "file:")), self._stop)
 
     def _said(self, page: Any, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
             self.append(f"{page.url}: {kind}: {text}")
+
+    def _failed(self, page: Any, request: Any) -> None:
+        if "ERR_ABORTED" not in str(request.failure):  # the page was left before it was complete
+            self.append(f"{page.url}: {request.url[:200]}: {request.failure}")
 
     def _answered(self, page: Any, status: int, url: str) -> None:
         if status >= 400:
