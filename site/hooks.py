@@ -14,6 +14,8 @@ from sphinx.application import Sphinx
 EQUATIONS = eq.read()
 NOTEBOOKS = eq.notebooks()
 PREDICT = "Predict:"
+SIGNATURE = re.compile(r'<dl>\s*(<dd><(?:em|span) class="sig.*?)</dl>', re.DOTALL)  # over several lines: no list
+PARAMETER = '<div class="parameter">'
 SECTION = re.compile(r"\s*(?:Args|Attributes|Raises|Returns|Yields):$")
 
 
@@ -165,6 +167,10 @@ def _page(app: Sphinx, name: str, template: str, context: dict[str, Any], doctre
             lambda code: re.sub(r'<span class="(?:c1|sd)">.*?</span>', lambda c: link_comments(c[0], to_root), code[0]),
             context["body"],
             flags=re.DOTALL,
+        )
+        context["body"] = SIGNATURE.sub(
+            lambda found: "<div>" + found[1].replace("<dd>", PARAMETER).replace("</dd>", "</div>") + "</div>",
+            context["body"],
         )
         if 'class="math' in context["body"]:
             app.add_css_file("katex/katex.css")

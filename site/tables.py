@@ -55,7 +55,7 @@ TABLES = [
         "MNIST, then Fashion-MNIST. [03](notebooks/03_catastrophic_forgetting.ipynb) and "
         "[05](notebooks/05_elastic_weight_consolidation.ipynb) tell the story.",
         "three_acts",
-        {"act": ""},
+        {"act": "act"},
         BOTH,
     ),
     Table(

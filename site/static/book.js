@@ -63,6 +63,10 @@ function reachable() {
   }
 }
 
+// The two columns beside the text are told apart by name.
+document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "The book");
+document.querySelector(".toc-drawer")?.setAttribute("aria-label", "This page");
+
 if (window.katex) typeset();
 document.querySelectorAll(".frames[data-slider]").forEach(slider);
 document.querySelectorAll("p.predict").forEach(prediction);

@@ -45,7 +45,7 @@ def lab(work: Path) -> Iterator[str]:
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     own = {"JUPYTER_CONFIG_DIR": str(work.parent / "config"), "JUPYTERLAB_SETTINGS_DIR": str(work.parent / "settings")}
-    own |= {"JUPYTERLAB_WORKSPACES_DIR": str(work.parent / "workspaces"), "TQDM_DISABLE": "1"}
+    own |= {"JUPYTERLAB_WORKSPACES_DIR": str(work.parent / "workspaces"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     log = (work.parent / "log").open("w")
     server = subprocess.Popen(
@@ -98,7 +98,7 @@ def test_a_notebook_runs_its_slider_moves_and_pictures_stay(
         notebook.activeCellIndex = place;
         return notebook.scrollToItem(place).then(() => true);
     }}""")
-    slider = page.locator(".jupyter-widgets .noUi-handle, .widget-slider .ui-slider-handle").first
+    slider = page.locator(".jp-Cell.jp-mod-active [role=slider]").first
     slider.wait_for()
     shown = page.locator(".jp-Cell.jp-mod-active .jp-OutputArea-output figure img").last
     before = shown.get_attribute("alt")
