@@ -225,7 +225,7 @@ def with_backpack(quantity: Quantity, model: nn.Module, data: Batches) -> Result
     for x, y in data:
         model.zero_grad()
         with backpack(extension):
-            loss(model(x), y).backward()
+            loss(model(x).flatten(0, -2), y.flatten()).backward()
         for name, p in model.named_parameters():
             value = getattr(p, attribute)
             if quantity != "kronecker":

@@ -40,8 +40,8 @@ def diagonal_fisher(
     keeps its meaning beside a loss that is a mean over tokens; take `"sample"`, which needs one backward pass where
     `"exact"` needs T · (C − 1).
 
-    Linear, convolutional and normalisation layers take the closed form, eq. (4.10); other parameters (embeddings,
-    shared weights, attention's packed projection) are differentiated image by image, batched by `torch.func.vmap` or,
+    Linear, convolutional, embedding and normalisation layers take the closed form, eq. (4.10); other parameters (shared
+    weights, attention's packed projection) are differentiated image by image, batched by `torch.func.vmap` or,
     where that cannot be (recurrent layers), in a loop. Whatever is fast is compared with plain autograd on single
     images of every batch, and given up for the slower way, with a warning, where it differs.
 
@@ -145,8 +145,8 @@ def kronecker_fisher(
     Tokens that are left out are no samples of A and G, where nothing else depends on them. Their
     *reduce*, for models that average over positions first, is not built.
 
-    Normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and layers of which
-    the weight is frozen get their diagonal, eq. (4.3), instead.
+    Embedding and normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and
+    layers of which the weight is frozen get their diagonal, eq. (4.3), instead.
 
     Arguments, memory and errors are those of `diagonal_fisher`; the factors have its dtype and device.
 

@@ -64,8 +64,10 @@ class Layer:
         if not isinstance(output, Tensor):
             return output
         if self.listening:
-            # As autocast saw them; what an in-place ReLU makes of z later does not matter.
-            self.inputs = (args[0] if args else kwargs["input"]).detach().to(output.dtype)
+            # What an in-place ReLU makes of z later does not matter.
+            self.inputs = (args[0] if args else kwargs["input"]).detach()
+            if self.inputs.is_floating_point():
+                self.inputs = self.inputs.to(output.dtype)  # as autocast saw them
             self.shape = output.shape
             self.edge = get_gradient_edge(output) if output.requires_grad else None
         return output.clone() if output._is_view() else output  # in place, a view would change its edge
@@ -198,15 +200,47 @@ class Normalisation(Layer):
         self._add("bias", g.sum(-1).square().sum(0))
 
 
+class Embedding(Layer):
+    """z_t is row v_t of W: for one image ∂/∂W_v is the sum of ∂/∂z_t over the places t where v stands."""
+
+    def __init__(self, name: str, module: Any, names: dict[str, str]) -> None:
+        super().__init__(name, module, names)
+        self.dimensions = 1
+
+    def patches(self) -> Tensor:
+        """v, (N, T)."""
+        return self.inputs.reshape(len(self.inputs), -1)
+
+    def gradients(self, g: Tensor) -> Tensor:
+        """∂/∂z as (N, T, width), zero where autograd gives the padding none."""
+        g = _precise(g).reshape(len(g), -1, self.module.embedding_dim)
+        return g if self.module.padding_idx is None else g * (self.patches() != self.module.padding_idx)[..., None]
+
+    def of_image(self, g: Tensor, n: int) -> dict[str, tuple[Tensor, Tensor]]:
+        g, v = self.gradients(g)[n], self.patches()[n]
+        closed = g.new_zeros(self.module.weight.shape).index_add_(0, v, g)
+        return {"weight": (closed, g.abs().sum(0).max())}
+
+    def add_squares(self, g: Tensor, budget: int) -> None:
+        g, rows = self.gradients(g), len(self.module.weight)
+        if self._a is None:  # the pairs of image and row that occur, and which of them stands at each place
+            image = torch.arange(len(g), device=g.device)[:, None]
+            self._a, self._place = (image * rows + self.patches()).flatten().unique(return_inverse=True)
+        sums = g.new_zeros(len(self._a), g.shape[-1]).index_add_(0, self._place, g.flatten(0, 1))
+        self._add("weight", g.new_zeros(self.module.weight.shape).index_add_(0, self._a % rows, sums.square_()))
+
+
 def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]:
     """The layers that may have a closed form, judged by their type alone."""
     name_of = {id(p): name for name, p in trainable.items()}
     layers: list[Layer] = []
     for name, module in model.named_modules():
-        bases = [base for base in (*_LINEAR, *_NORMALISING) if isinstance(module, base)]
+        bases = [base for base in (*_LINEAR, *_NORMALISING, nn.Embedding) if isinstance(module, base)]
         if not bases or type(module).forward is not bases[0].forward:  # a subclass may do whatever it likes
             continue
-        kind = Layer if isinstance(module, _LINEAR) else Normalisation
+        kind = {nn.Embedding: Embedding}.get(bases[0], Layer if bases[0] in _LINEAR else Normalisation)
+        if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
+            continue
         if hasattr(module, "running_var") and not isinstance(module.running_var, Tensor):
             continue
         # An image with empty borders cannot show how a border is continued; so of the paddings only that by zeros.

@@ -204,6 +204,9 @@ CLOSED_FORM = {
     ),
     "in-place relu of tokens": Case(lambda: classifier(nn.Linear(3, 2), nn.ReLU(inplace=True), features=10), (5, 3)),
     "tokens": Case(lambda: classifier(nn.Linear(3, 2), nn.Tanh(), features=10), (5, 3)),
+    "embedding with padding": Case(
+        lambda: classifier(nn.Embedding(4, 3, padding_idx=2), nn.Tanh(), features=15), (5,), vocabulary=4
+    ),
     "tokens in two dimensions": Case(lambda: classifier(nn.Linear(3, 2), nn.Tanh(), features=12), (2, 3, 3)),
     "few wide tokens": Case(lambda: classifier(nn.Linear(20, 20), nn.Tanh(), features=40), (2, 20)),
     "conv2d": Case(lambda: classifier(nn.Conv2d(2, 3, 3), nn.Tanh(), features=12), (2, 4, 4)),

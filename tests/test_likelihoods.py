@@ -23,7 +23,7 @@ IMAGES = torch.randn(N, 4, generator=GENERATOR, dtype=torch.float64)
 
 
 class Language(nn.Module):
-    """A causal model of T words: embedding (no closed form), attention over what came before, norm, linear layers."""
+    """A causal model of T words: embedding, attention over what came before, norm, linear layers."""
 
     def __init__(self, classes: int = C) -> None:
         super().__init__()

@@ -175,6 +175,15 @@ MUTANTS = {
     "activations changed in place": Mutant(
         "layers", "output.clone() if output._is_view() else output", "output", "in-place and closed"
     ),
+    "square of each place where a token stands": Mutant(
+        "layers",
+        "index_add_(0, self._place, g.flatten(0, 1))",
+        "index_add_(0, self._place, g.flatten(0, 1).square()).sqrt_()",
+        "loop and padding and exact",
+    ),
+    "padding has a gradient": Mutant(
+        "layers", "if self.module.padding_idx is None else", "if True else", "closed and padding"
+    ),
     "a reflection that keeps no lengths": Mutant(
         "likelihoods", "/ (1 + root[..., :1])", "/ (1 + p)", "loop and linear and exact", "fisher"
     ),
