@@ -30,7 +30,9 @@ KEPT_VARIABLES = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "OMP_NUM_THRE
 # Stands between grader and student's process, whose parent it is: whoever kills the parent kills this. Its group is the
 # one that is killed in the end.
 _KEEPER = """
-import signal, subprocess, sys
+import ctypes, signal, subprocess, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG: end with the grader, and the student's process with this
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 sys.exit(subprocess.call(sys.argv[1:]))
 """
