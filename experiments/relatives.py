@@ -66,7 +66,13 @@ def test(model: nn.Module, part: Part) -> float:
 def batches(
     count: int, size: int, rates: Sequence[float], seed: int, steps: int | None = None
 ) -> Iterator[tuple[float, Tensor]]:
-    """Learning rates and rows: one epoch a rate, or as many steps as asked for, with the last short batch left out."""
+    """Learning rates and rows: one epoch a rate, or as many steps as asked for, with the last short batch left out.
+
+    Raises:
+        ValueError: `steps` are asked for, and there are fewer rows than one batch takes.
+    """
+    if steps is not None and count < size:
+        raise ValueError(f"{count} rows do not fill a batch of {size}: take smaller batches, or whole epochs")
     generator = torch.Generator().manual_seed(seed)
     if steps is None:
         for rate in rates:

@@ -120,6 +120,11 @@ def test_epochs_and_steps():
     assert len({*torch.cat([rows for _, rows in steps[:2]]).tolist()}) == 8
 
 
+def test_steps_need_a_whole_batch():
+    with pytest.raises(ValueError, match="3 rows do not fill a batch of 4"):
+        next(batches(3, 4, [0.1], seed=0, steps=1))
+
+
 def test_scenarios(toy):
     four = [
         Task(
