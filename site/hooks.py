@@ -28,6 +28,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the hooks."""
     app.add_html_math_renderer("katex", (_inline_math, None), (_display_math, None))
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-skip-member", _skip)
     app.connect("doctree-read", _doctree)
     app.connect("html-page-context", _page, priority=900)  # after Furo's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -177,6 +178,11 @@ def _page(app: Sphinx, name: str, template: str, context: dict[str, Any], doctre
             app.add_js_file("katex/katex.min.js", defer="defer", priority=400)
     tree = context.get("furo_navigation_tree", "")  # its captions say that they are headings, but not of which level
     context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
+def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """The fields of a named tuple are told in its docstring."""
+    return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def _docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
