@@ -145,7 +145,7 @@ def truth(model: nn.Module, x: Tensor, y: Tensor, quantity: Quantity) -> Result:
 
 def factors_from_definition(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """A = Σ a aᵀ / units and G = Σ g gᵀ / positions of each linear and convolutional layer, eq. (7.3)."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def note(name: str) -> Any:
@@ -266,11 +266,11 @@ def with_nngeometry(quantity: Quantity, model: nn.Module, data: Batches) -> Resu
         raise NotImplementedError("no variant of FIM takes the true labels")
     x, y = (torch.cat(each) for each in zip(*data, strict=True))
 
-    class Rows(SequentialSampler):  # type: ignore[type-arg]  # whole batches at once, and still as long as the images
+    class Rows(SequentialSampler):  # whole batches at once, and still as long as the images
         def __iter__(self) -> Any:
             return iter(BatchSampler(range(len(x)), len(data[0][0]), drop_last=False))
 
-    loader = DataLoader(TensorDataset(x, y), batch_size=None, sampler=Rows(x))  # type: ignore[arg-type]
+    loader = DataLoader(TensorDataset(x, y), batch_size=None, sampler=Rows(x))
     representation = PMatDiag if quantity == "exact" else PMatKFAC
     found = FIM(model, loader, representation, variant="classif_logits")
     if quantity == "kronecker":
@@ -329,7 +329,8 @@ def with_torch_func(quantity: Quantity, model: nn.Module, data: Batches) -> Resu
 
     def rooted(p: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         log_p = functional_call(model, p, (x[None],))[0].log_softmax(-1).flatten()
-        return log_p * log_p.detach().exp().sqrt()
+        root: Tensor = log_p * log_p.detach().exp().sqrt()
+        return root
 
     classes = model(data[0][0][:1]).shape[-1]
     outputs = classes * data[0][1][0].numel() if quantity == "exact" else 1
@@ -546,7 +547,7 @@ def penalised(tasks: int, seconds: float) -> dict[str, dict[str, Any]]:
 
     plain = gradient_of(ways["no penalty"])
     wanted = [
-        100 * sum(fisher[n].double() * (p.detach().double() - anchor[n].double()) for anchor in anchors)
+        100 * torch.stack([fisher[n].double() * (p.detach().double() - a[n].double()) for a in anchors]).sum(0)
         for n, p in model.named_parameters()
     ]
     rows: dict[str, dict[str, Any]] = {name: {} for name in ways}

@@ -238,7 +238,8 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
         bases = [base for base in (*_LINEAR, *_NORMALISING, nn.Embedding) if isinstance(module, base)]
         if not bases or type(module).forward is not bases[0].forward:  # a subclass may do whatever it likes
             continue
-        kind = {nn.Embedding: Embedding}.get(bases[0], Layer if bases[0] in _LINEAR else Normalisation)
+        kind: type[Layer] = Layer if isinstance(module, _LINEAR) else Normalisation
+        kind = Embedding if isinstance(module, nn.Embedding) else kind
         if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
             continue
         if hasattr(module, "running_var") and not isinstance(module.running_var, Tensor):

@@ -46,7 +46,8 @@ class Step:
         """∂(v · logits)/∂z of each layer."""
         if not layers:
             return {}
-        found = torch.autograd.grad(self.logits, [layer.edge for layer in layers], v, retain_graph=True)
+        edges = [layer.edge for layer in layers if layer.edge is not None]  # all of them: see `connected`
+        found = torch.autograd.grad(self.logits, edges, v, retain_graph=True)
         return dict(zip(layers, found, strict=True))
 
     def squares(self, plain: list[Layer], factored: Iterable[Layer] = ()) -> Iterator[tuple[str, Tensor]]:
