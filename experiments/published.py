@@ -200,7 +200,7 @@ class VanDeVen:
         for t, part in enumerate(parts):
             if t == 0 and self.first:
                 model.load_state_dict(self.first[0])
-                adam.load_state_dict(self.first[1])
+                adam.load_state_dict(copied(self.first[1]))  # it would go on with these very tensors
             else:
                 order = batches(len(part.task.train), 128, [0.001], 100 * self.seed + t, steps=STEPS)
                 learn(model, part, order, adam, ewc if t and importance else None)
