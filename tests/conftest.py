@@ -1,6 +1,7 @@
 """What several test files share: both image sets, loaded once, and a task small enough to train on in milliseconds."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 import contlearn
+
+# A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C; some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
