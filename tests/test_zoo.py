@@ -62,7 +62,7 @@ def oracle(
                     if gradient is not None:
                         diagonal[name] += weight * gradient.abs() ** 2
                 for name, gradient in zip(used, found[len(trainable) :], strict=True):
-                    channels = 1 if isinstance(modules[name], nn.Conv1d | nn.Conv2d) else -1
+                    channels = 1 if isinstance(modules[name], nn.Conv1d | nn.Conv2d | nn.Conv3d) else -1
                     rows = gradient.movedim(channels, -1).flatten(0, -2)
                     g[name] = g[name] + weight * rows.T @ rows
             count += 1
