@@ -9,6 +9,8 @@ printed: above 1, we are faster. Memory is the highest that a process of its own
 data and libraries loaded (Linux only). The difference is from the definition, image by image and class by class in
 float64: the largest error of a parameter relative to its tensor's largest entry; of Kronecker factors, that of both in
 the Frobenius norm. For tokens, whatever has Kronecker factors is trained, and all else frozen.
+BackPACK's KFLR adds up a convolution's gradients over its places before it multiplies them, and curvlinops sends one
+vector backwards for all tokens at once: other approximations, which is what their differences there say.
 What a library cannot do is listed with its own message. Writes `files/results/peers.json`.
 """
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import zoo
 from torch import Tensor, nn
-from torch.nn.functional import unfold
+from torch.nn.functional import conv3d, unfold
 from zoo import ANIMALS, REFUSED, Animal
 
 from contlearn import diagonal_fisher, kronecker_fisher, likelihoods
@@ -62,7 +62,7 @@ def oracle(
                     if gradient is not None:
                         diagonal[name] += weight * gradient.abs() ** 2
                 for name, gradient in zip(used, found[len(trainable) :], strict=True):
-                    channels = 1 if isinstance(modules[name], nn.Conv1d | nn.Conv2d) else -1
+                    channels = 1 if isinstance(modules[name], nn.Conv1d | nn.Conv2d | nn.Conv3d) else -1
                     rows = gradient.movedim(channels, -1).flatten(0, -2)
                     g[name] = g[name] + weight * rows.T @ rows
             count += 1
@@ -78,6 +78,10 @@ def patches(layer: nn.Module, inputs: Tensor) -> Tensor:
     """What a layer multiplies its weight with, one row a position."""
     if isinstance(layer, nn.Linear):
         return inputs.flatten(0, -2)
+    if isinstance(layer, nn.Conv3d):  # by kernels that pick one number each
+        size = layer.weight[0].numel()
+        kernels = torch.eye(size, dtype=inputs.dtype).view(size, *layer.weight.shape[1:])
+        return conv3d(inputs, kernels, None, layer.stride, layer.padding, layer.dilation).flatten(2).mT.flatten(0, 1)
     return unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT.flatten(0, 1)
 
 

@@ -338,7 +338,7 @@ ANIMALS = {
     ),
     "transposed and 3-d convolutions": Animal(
         lambda: head(nn.Conv3d(1, 2, 2), nn.Tanh(), nn.Flatten(2), nn.ConvTranspose1d(2, 2, 2), features=18),
-        (1, 3, 3, 3), 1,
+        (1, 3, 3, 3), 2,
     ),
     "channels last": Animal(
         lambda: head(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), features=48).to(memory_format=torch.channels_last),
