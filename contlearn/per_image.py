@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.functional import embedding
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from contlearn.likelihoods import Vectors
@@ -22,6 +24,7 @@ class Batch:
     leaves: list[Any]
     form: Any
     images: int
+    parts: list[bool]  # of the leaves, which have one entry an image: a cut batch may be as short as something shared
 
     @classmethod
     def of(cls, value: Any, device: torch.device) -> "Batch":
@@ -37,20 +40,19 @@ class Batch:
             raise TypeError(
                 f"the loader must yield tensors, in tuples, lists or dictionaries, got {type(value).__name__}"
             )
-        return cls(leaves, form, sizes[0])
-
-    def is_part(self, leaf: Any) -> bool:
-        """Whether `leaf` has one entry an image."""
-        return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == self.images
+        parts = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == sizes[0] for leaf in leaves]
+        return cls(leaves, form, sizes[0], parts)
 
     def __getitem__(self, images: slice) -> "Batch":
-        leaves = [leaf[images] if self.is_part(leaf) else leaf for leaf in self.leaves]
-        return Batch(leaves, self.form, len(range(self.images)[images]))
+        leaves = [leaf[images] if part else leaf for leaf, part in zip(self.leaves, self.parts, strict=True)]
+        return replace(self, leaves=leaves, images=len(range(self.images)[images]))
 
     def take(self, images: Tensor) -> "Batch":
         """A batch of the images with these numbers."""
-        leaves = [leaf[images.to(leaf.device)] if self.is_part(leaf) else leaf for leaf in self.leaves]
-        return Batch(leaves, self.form, len(images))
+        leaves = [
+            leaf[images.to(leaf.device)] if part else leaf for leaf, part in zip(self.leaves, self.parts, strict=True)
+        ]
+        return replace(self, leaves=leaves, images=len(images))
 
     def value(self) -> Any:
         """What the loader yielded."""
@@ -58,9 +60,13 @@ class Batch:
 
     def fits(self, other: "Batch") -> bool:
         """Whether both can be joined: only images, of the same shapes."""
-        return self.form == other.form and all(
-            self.is_part(a) and other.is_part(b) and (a.shape[1:], a.dtype) == (b.shape[1:], b.dtype)
-            for a, b in zip(self.leaves, other.leaves, strict=True)
+        return (
+            self.form == other.form
+            and all(self.parts)
+            and all(other.parts)
+            and all(
+                (a.shape[1:], a.dtype) == (b.shape[1:], b.dtype) for a, b in zip(self.leaves, other.leaves, strict=True)
+            )
         )
 
     def kind(self) -> list[Any]:
@@ -76,8 +82,8 @@ def joined(batches: list[Batch]) -> Batch:
     """Several batches that fit as one."""
     if len(batches) == 1:
         return batches[0]
-    parts = zip(*(batch.leaves for batch in batches), strict=True)
-    return Batch([torch.cat(part) for part in parts], batches[0].form, sum(batch.images for batch in batches))
+    leaves = [torch.cat(part) for part in zip(*(batch.leaves for batch in batches), strict=True)]
+    return replace(batches[0], leaves=leaves, images=sum(batch.images for batch in batches))
 
 
 class Classifier(nn.Module):
@@ -110,6 +116,28 @@ def one_at_a_time(
                     yield name, square(g)
 
 
+class PaddingWithoutGradient(TorchFunctionMode):
+    """An embedding's `padding_idx`, of which vmap's rule for the backward pass knows nothing.
+
+    An image without padding would not show it: so it is not left to the comparison with autograd.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is embedding:
+            tokens, weight, padding = _tokens_of(*args, **(kwargs or {}))
+            if padding is not None:
+                return torch.where((tokens == padding % len(weight))[..., None], result.detach(), result)
+        return result
+
+
+def _tokens_of(
+    input: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor, int | None]:
+    """What matters here of the arguments of `torch.nn.functional.embedding`."""
+    return input, weight, padding_idx
+
+
 def batched(
     classifier: Classifier, parameters: Mapping[str, Tensor], batch: Batch, vectors: Vectors
 ) -> Iterator[dict[str, Tensor]]:
@@ -131,18 +159,18 @@ def batched(
         name: p.detach().expand(batch.images, *p.shape).requires_grad_()  # a view: takes no memory
         for name, p in parameters.items()
     }
-    images = [leaf for leaf in batch.leaves if batch.is_part(leaf)]
+    images = [leaf for leaf, part in zip(batch.leaves, batch.parts, strict=True) if part]
 
     def logits_of(images: list[Tensor], values: dict[str, Tensor]) -> Tensor:
         own = iter(images)
-        leaves = [next(own)[None] if batch.is_part(leaf) else leaf for leaf in batch.leaves]
+        leaves = [next(own)[None] if part else leaf for leaf, part in zip(batch.leaves, batch.parts, strict=True)]
         placed = {place: values[name] for place, name in places.items()}
         logits: Tensor = functional_call(
-            classifier, placed, (Batch(leaves, batch.form, 1).value(),), tie_weights=False
+            classifier, placed, (replace(batch, leaves=leaves, images=1).value(),), tie_weights=False
         )[0]
         return logits[0]
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), PaddingWithoutGradient():
         warnings.filterwarnings("ignore", "There is a performance drop")
         logits = vmap(logits_of)(images, copies)
     for v in vectors:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -282,12 +283,12 @@ class Sweep:
     def _refuse_mixing(self, batch: Batch) -> None:
         """No image's logits may have a derivative with respect to another image, however small."""
         leaves = [
-            leaf.detach().clone().requires_grad_() if batch.is_part(leaf) and leaf.is_floating_point() else leaf
-            for leaf in batch.leaves
+            leaf.detach().clone().requires_grad_() if part and leaf.is_floating_point() else leaf
+            for leaf, part in zip(batch.leaves, batch.parts, strict=True)
         ]
         own = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]  # forward may write to these
-        logits = self.classifier(Batch(inputs, batch.form, batch.images).value())[0]
+        logits = self.classifier(replace(batch, leaves=inputs).value())[0]
         for n in range(batch.images if own and logits.requires_grad else 0):
             v = torch.zeros_like(logits)
             v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])

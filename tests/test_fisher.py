@@ -494,6 +494,24 @@ def test_empty_batches_are_passed_over() -> None:
     assert_close(fisher_of(case.model(torch.float64), batches), case.oracle("exact"), 1e-12)
 
 
+@pytest.mark.parametrize("budget", [None, 4 * 2 * 25])
+@pytest.mark.parametrize("images", [9, 12])
+def test_a_shared_tensor_as_long_as_a_part_of_the_batch(
+    images: int, budget: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch is looked at, and measured, a few images at a time; a tensor of that length is still shared."""
+    if budget:
+        monkeypatch.setattr(contlearn.sweep, "_BUDGET", budget)
+    torch.manual_seed(0)
+    model = Wired(
+        lambda m, x: m.head(x * m.scale), head=nn.Linear(4, CLASSES), scale=nn.Parameter(torch.ones(4))
+    ).double()
+    x, shared = torch.randn(images, 4).double(), torch.tensor([0.5, 1, 2, 3]).double()
+    batch = {"x": x, "shared": shared, "y": torch.zeros(images, dtype=torch.int64)}
+    found = fisher_of(model, [batch], forward=lambda m, b: (m(b["x"] * b["shared"]), b["y"]))
+    assert_close(found, oracles.fisher(model, x * shared, batch["y"].tolist(), "exact"), 1e-12)
+
+
 def test_the_same_call_twice_gives_the_same_answer() -> None:
     case = CASES["batch norm of a convolution"]
     model = case.model()

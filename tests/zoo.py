@@ -188,6 +188,13 @@ def as_many_rows_as_images(x: Tensor, y: Tensor) -> list[Any]:
     return [(x, y)]
 
 
+def padded_by_turns(x: Tensor, y: Tensor) -> list[Any]:
+    """Every second image has padding, the last has none."""
+    x = x.clamp(max=48)
+    x[::2, -2:] = 49
+    return [(x, y)]
+
+
 class LowRank(nn.Module):
     """An adapter beside a frozen layer."""
 
@@ -305,6 +312,11 @@ ANIMALS = {
         lambda: wired(lambda m, x: F.linear(m.embed(x).tanh().mean(1), m.embed.weight[:CLASSES]),
                       embed=nn.Embedding(7, 4)),
         (5,), 0, vocabulary=7,
+    ),
+    "tied weights and padding, which some images have": Animal(
+        lambda: wired(lambda m, x: F.linear(m.embed(x).tanh().mean(1), m.embed.weight[:CLASSES]),
+                      embed=nn.Embedding(50, 4, padding_idx=-1)),
+        (5,), 0, vocabulary=50, images=64, batches=padded_by_turns,
     ),
     "PReLU": Animal(lambda: head(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.PReLU(), features=5), (6,), 2, images=64),
     "PReLU of channels": Animal(lambda: head(nn.PReLU(2), nn.Conv2d(2, 3, 2), nn.PReLU(3), features=12), (2, 3, 3), 2),
