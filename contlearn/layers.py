@@ -239,7 +239,7 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
         if not bases or type(module).forward is not bases[0].forward:  # a subclass may do whatever it likes
             continue
         kind = {nn.Embedding: Embedding}.get(bases[0], Layer if bases[0] in _LINEAR else Normalisation)
-        if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
+        if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq):
             continue
         if hasattr(module, "running_var") and not isinstance(module.running_var, Tensor):
             continue
