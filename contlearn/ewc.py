@@ -186,7 +186,8 @@ class EWC:
         parameters = self._matched(model)
         if not parameters:
             return torch.zeros((), device=next(model.parameters()).device)
-        value: Tensor = _Penalty.apply(self.importance, self.quadratic, *parameters)  # type: ignore[no-untyped-call]
+        with _in_full(parameters):
+            value: Tensor = _Penalty.apply(self.importance, self.quadratic, *parameters)  # type: ignore[no-untyped-call]
         return value
 
     @torch.no_grad()
@@ -204,7 +205,8 @@ class EWC:
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale={scale}: expected what the loss was multiplied by, such as scaler.get_scale()")
         parameters = self._matched(model)
-        self.quadratic.add_pull(parameters, self.importance * scale)
+        with _in_full(parameters):
+            self.quadratic.add_pull(parameters, self.importance * scale)
         if scale == 1 and self._watched < _WATCHED and self.importance > 0 and watch(parameters):
             self._watched += 1
 
@@ -223,7 +225,8 @@ class EWC:
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={lr}: the learning rate must be finite and not negative")
         parameters = self._matched(model)  # may change the quadratic: it is cut as they are
-        self.quadratic.step(parameters, lr * self.importance)
+        with _in_full(parameters):
+            self.quadratic.step(parameters, lr * self.importance)
 
     def largest_stable_importance(self, lr: float) -> float:
         """The λ at which gradient descent on the penalty begins to diverge: 2 / (η · max S), eq. (5.5).
@@ -313,6 +316,11 @@ class EWC:
                 )
             self.quadratic = self.quadratic.cut(parameters)
         return parameters
+
+
+def _in_full(parameters: list[nn.Parameter]) -> torch.autocast:
+    """Without autocast, which would round the products of factors to half precision, and then the weights."""
+    return torch.autocast(parameters[0].device.type if parameters else "cpu", enabled=False)
 
 
 def _inside(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -240,7 +240,7 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
             continue
         kind: type[Layer] = Layer if isinstance(module, _LINEAR) else Normalisation
         kind = Embedding if isinstance(module, nn.Embedding) else kind
-        if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
+        if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq):
             continue
         if hasattr(module, "running_var") and not isinstance(module.running_var, Tensor):
             continue

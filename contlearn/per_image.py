@@ -98,9 +98,10 @@ class Classifier(nn.Module):
 
 
 def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> dict[str, Tensor | None]:
-    """∂(v · logits)/∂θ, None where no path leads to θ."""
+    """∂(v · logits)/∂θ, None where no path leads to θ; dense also for an embedding with `sparse=True`."""
     found = torch.autograd.grad(logits, list(parameters.values()), v, retain_graph=True, allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
+    dense = [g.to_dense() if g is not None and g.layout is torch.sparse_coo else g for g in found]
+    return dict(zip(parameters, dense, strict=True))
 
 
 def one_at_a_time(

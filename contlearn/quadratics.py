@@ -73,15 +73,17 @@ class Diagonal:
     def add_pull(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
         """Add strength · S (θ − μ) to each parameter's `.grad`."""
         own = [local(p) for p in parameters]
-        if [(o.dtype, o.shape) for o in self._offsets] != [(p.dtype, p.shape) for p in own]:
-            self._offsets = [torch.empty_like(p) for p in own]  # kept: memory anew at each step costs as much
+        # At least as precise as S, which may be too small, or too large, a number for half precision.
+        dtypes = [torch.promote_types(p.dtype, s.dtype) for p, s in zip(own, self.precision.values(), strict=True)]
+        wanted = [(dtype, p.shape) for p, dtype in zip(own, dtypes, strict=True)]
+        if [(o.dtype, o.shape) for o in self._offsets] != wanted:  # kept: memory anew at each step costs as much
+            self._offsets = [torch.empty_like(p, dtype=dtype) for p, dtype in zip(own, dtypes, strict=True)]
         for p, theta, s, m, offset in zip(
             parameters, own, self.precision.values(), self.center.values(), self._offsets, strict=True
         ):
             if p.requires_grad:
                 torch.sub(theta, local(m), out=offset)  # θ − μ
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                local(p.grad).addcmul_(local(s).to(p.dtype), offset, value=strength)
+                local(_gradient(p)).addcmul_(local(s).to(offset.dtype), offset, value=strength)
 
     def step(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
         """θ ← (θ + κSμ) / (1 + κS) with κ = strength, eq. (5.6): from θ towards μ, the further the larger S."""
@@ -229,8 +231,7 @@ class Kronecker:
         """Add strength · S (θ − μ) to each parameter's `.grad`."""
         for p, pull in zip(parameters, self.pull(parameters)[1], strict=True):
             if p.requires_grad:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                p.grad.add_(pull.to(p.dtype), alpha=strength)
+                _gradient(p).add_(pull, alpha=strength)
 
     def step(self, parameters: Sequence[nn.Parameter], strength: float) -> None:
         """ΔW ← Q_G [(Q_Gᵀ ΔW Q_A) / (1 + κ g aᵀ)] Q_Aᵀ with κ = strength, eq. (7.6): in the eigenbases of A and G."""
@@ -310,6 +311,15 @@ class Kronecker:
             spectrum = g.clamp(min=0)[:, None] * a.clamp(min=0)  # rounding may make a zero slightly negative
             self._eigen[layer] = (q_a.to(f.a), q_g.to(f.a), spectrum.to(f.a))
         return self._eigen[layer]
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    """Its `.grad`, zeros where there is none yet; dense, as it is where autograd adds the penalty's to a sparse one."""
+    if p.grad is None:
+        p.grad = torch.zeros_like(p)
+    elif p.grad.is_sparse:
+        p.grad = p.grad.to_dense()
+    return p.grad
 
 
 def _theta(name: str, anchor: Mapping[str, Tensor], f: Tensor) -> Tensor:

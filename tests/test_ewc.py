@@ -284,6 +284,58 @@ def test_half_precision_model() -> None:
     assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+@pytest.mark.parametrize(("size", "importance"), [(1e-8, 1e7), (1e6, 1e-4)], ids=["small", "large"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_f_that_half_precision_cannot_hold(dtype: torch.dtype, size: float, importance: float, structure: Any) -> None:
+    """1e-8 is zero in float16, and 1e6 infinite; the gradient, λ times as much, is neither."""
+    model, ewc = nn.Linear(3, 2, bias=False).to(dtype), EWC(importance, structure=structure)
+    f = {"weight": torch.full((2, 3), size)}
+    factors = {"": Factors(size**0.5 * torch.eye(3), size**0.5 * torch.eye(2), ("weight",))}
+    ewc.add(f if structure == "diagonal" else KroneckerFisher(factors, {}), dict(model.named_parameters()))
+    with torch.no_grad():
+        model.weight.add_(0.01)
+    ewc.add_gradient(model)
+    offset = model.weight.detach().float() - ewc.center["weight"]
+    assert model.weight.grad.dtype == dtype
+    torch.testing.assert_close(model.weight.grad.float(), importance * size * offset, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_autocast_rounds_neither_the_penalty_nor_the_step(structure: Any) -> None:
+    model, ewc = network(), EWC(1e4, structure=structure)
+    ewc.consolidate(model, [batch()], progress=False)
+    move(model, 1)
+    found = []
+    for autocast in (False, True):
+        own = copy.deepcopy(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            value = ewc.penalty(own)
+            value.backward()
+            ewc.add_gradient(own)
+            gradients = [p.grad.clone() for p in own.parameters()]
+            ewc.proximal_step(own, lr=1)
+        found.append([value.detach(), *gradients, *(p.detach() for p in own.parameters())])
+    for plain, cast in zip(*found, strict=True):
+        torch.testing.assert_close(cast, plain, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_add_gradient_joins_a_sparse_gradient(structure: Any) -> None:
+    """As backward would, which makes a dense one of both."""
+    model = nn.Sequential(nn.Embedding(6, 2, sparse=True), nn.Flatten(), nn.Linear(6, 3))
+    tokens, ewc = torch.randint(6, (10, 3)), EWC(10, structure=structure)
+    ewc.consolidate(model, [(tokens, torch.randint(3, (10,)))], progress=False)
+    move(model, 1)
+    (model(tokens).sum() + ewc.penalty(model)).backward()
+    wanted = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    model(tokens).sum().backward()
+    ewc.add_gradient(model)
+    for p, gradient in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+
+
 # The cost does not grow with the tasks
 
 

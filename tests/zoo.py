@@ -318,6 +318,14 @@ ANIMALS = {
                       embed=nn.Embedding(50, 4, padding_idx=-1)),
         (5,), 0, vocabulary=50, images=64, batches=padded_by_turns,
     ),
+    "embedding with sparse gradients": Animal(
+        lambda: head(nn.Embedding(7, 4, sparse=True), nn.Tanh(), features=20), (5,), 1, vocabulary=7
+    ),
+    "embedding with sparse gradients, used twice": Animal(
+        lambda: wired(lambda m, x: m.head(m.embed(x).tanh().mean(1) * m.embed(x[:, 0])),
+                      embed=nn.Embedding(7, 4, sparse=True), head=nn.Linear(4, CLASSES)),
+        (5,), 1, vocabulary=7, slow="vmap",
+    ),
     "PReLU": Animal(lambda: head(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.PReLU(), features=5), (6,), 2, images=64),
     "PReLU of channels": Animal(lambda: head(nn.PReLU(2), nn.Conv2d(2, 3, 2), nn.PReLU(3), features=12), (2, 3, 3), 2),
     "prototypes": Animal(
