@@ -2,7 +2,7 @@
 
 Without an initialised process group, or with one process only, nothing here does anything.
 
-A model that was given to `fully_shard`, or is parallel in its tensors, has parameters that are `DTensor`s: each rank
+A model that was given to `fully_shard`, or is parallel in its tensors, has parameters of type `DTensor`: each rank
 holds a shard. A tensor of EWC that belongs to one is cut in the same way; what is done number by number is done there.
 """
 
