@@ -22,6 +22,7 @@ import multiprocessing
 import platform
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -642,8 +643,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each competitor in each comparison")
     parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
-    import tempfile
-
     torch.set_num_threads(1)
     load_libraries()
     results: dict[str, Any] = {
@@ -656,6 +655,14 @@ def main() -> None:
         "process of its own; see benchmarks/peers.py",
         "comparisons": {},
     }
+
+    def tell(title: str, rows: dict[str, dict[str, Any]]) -> None:
+        results["comparisons"][title] = rows
+        print(f"\n**{title}**\n\n{table(rows)}", flush=True)
+        if not options.dry:
+            file = ROOT / "files" / "results" / "peers.json"
+            file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
     global SCRATCH
     with tempfile.TemporaryDirectory() as folder:
         SCRATCH = Path(folder)
@@ -667,19 +674,15 @@ def main() -> None:
                     rows = in_its_own_process(penalised, tasks, options.seconds)
                     if isinstance(rows, str):
                         rows = {"all": {"message": rows}}
-                    results["comparisons"][f"a step of training, {tasks} tasks"] = rows
-                    print(f"\n**A step of training, {tasks} tasks**\n\n{table(rows)}", flush=True)
+                    tell(f"a step of training, {tasks} tasks", rows)
                 continue
             failed = in_its_own_process(prepare, case)
             if failed:
                 raise RuntimeError(failed)
             for quantity in options.quantities:
                 rows = compare(case, quantity, options.seconds)
-                results["comparisons"][f"{case}, {quantity}"] = rows
-                print(f"\n**{case}, {quantity}**\n\n{table(rows)}", flush=True)
+                tell(f"{case}, {quantity}", rows)
             print(f"\n({time.perf_counter() - started:.0f} s)")
-    if not options.dry:
-        (ROOT / "files" / "results" / "peers.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
