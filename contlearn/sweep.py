@@ -7,9 +7,10 @@ comparison relied on is looked at again in every pass. What fails it is done mor
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -76,6 +77,8 @@ class Sweep:
         generator: torch.Generator | None,
     ) -> None:
         check_choices(likelihood, estimator, samples)
+        if torch.is_inference_mode_enabled():
+            raise ValueError("F needs gradients, which torch.inference_mode() forbids: measure it outside of that")
         if isinstance(model, DistributedDataParallel | DataParallel):  # whose forward waits for others, or copies
             model = model.module
         self.model, self.estimator, self.likelihood = model, estimator, likelihood
@@ -94,7 +97,9 @@ class Sweep:
         if any(p.is_meta for p in model.parameters()):
             raise ValueError("the model is on the meta device, its weights hold no numbers: load them first")
         self.pairs = forward is None
-        self.classifier = Classifier(model, forward or (lambda model, batch: (model(batch[0]), batch[1])))
+        self.classifier = Classifier(
+            model, forward or (lambda model, batch: (model(batch[0]), batch[1])), device_of(model).type
+        )
         self.layers = candidates(model, self.trainable)
         self.sizes: dict[str, int] = {}
         self.coarsest = torch.float64  # of the dtypes that forward computes in: what rounding may explain
@@ -107,13 +112,14 @@ class Sweep:
         device = device_of(self.model)
         with (
             undisturbed(self.model),
+            torch.autocast(device.type, enabled=False),  # that of the reader is for forward alone
             _plain_kernels(self.recurrent),
             self._listening(),
             torch.enable_grad(),
             tqdm(
                 desc="Fisher information",
                 unit="batch",
-                total=len(loader) if isinstance(loader, Sized) else None,
+                total=length_hint(loader) or None,  # 0 also for a DataLoader of an IterableDataset
                 disable=not progress or "TQDM_DISABLE" in os.environ,
                 delay=2,
                 leave=False,
@@ -280,14 +286,21 @@ class Sweep:
             step.layers = [layer for layer in step.layers if layer not in wrong]
 
     def _refuse_mixing(self, batch: Batch) -> None:
-        """No image's logits may have a derivative with respect to another image, however small."""
+        """No image's logits may have a derivative with respect to another image, however small.
+
+        Where forward cannot take inputs that want one (`x.numpy()`), the comparison of values has to do.
+        """
         leaves = [
             leaf.detach().clone().requires_grad_() if part and leaf.is_floating_point() else leaf
             for leaf, part in zip(batch.leaves, batch.parts, strict=True)
         ]
         own = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]  # forward may write to these
-        logits = self.classifier(replace(batch, leaves=inputs).value())[0]
+        try:
+            logits = self.classifier(replace(batch, leaves=inputs).value())[0]
+        except RuntimeError:
+            self._quietly(batch)  # raises what has another reason
+            return
         for n in range(batch.images if own and logits.requires_grad else 0):
             v = torch.zeros_like(logits)
             v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])
