@@ -125,10 +125,15 @@ class Sweep:
                 leave=False,
             ) as bar,
         ):
+            versions = [p._version for p in self.trainable.values()]
+            first: tuple[Batch, Tensor, Tensor] | None = None  # some images, their logits, and which of these matter
             for batch in self._regrouped(self._stream(loader, device, bar)):
                 step = self._step(batch)
                 if step is not None:
+                    first = first or (batch[:16], step.logits[:16].detach(), step.vectors.says[:16])
                     yield step
+            if first is not None and versions != [p._version for p in self.trainable.values()]:
+                self._refuse_moved_weights(*first)
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True
@@ -249,12 +254,15 @@ class Sweep:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
         logits = self._quietly(step.batch.take(images))
         images = images.to(logits.device)
-        possible, rows = step.vectors.says[images], step.logits[images]  # a masked logit says nothing, and may be huge
-        size = rows.masked_fill(~possible, 0).abs().reshape(len(rows), -1).amax(1, keepdim=True)
-        error = (logits - rows).masked_fill(~possible, 0).abs().reshape(len(rows), -1)
-        if not bool((error <= 4 * tolerance(self.coarsest) * size).all()):
+        if not self._agree(logits, step.logits[images], step.vectors.says[images]):
             raise ValueError(_MIXED)
         return logits
+
+    def _agree(self, logits: Tensor, others: Tensor, possible: Tensor) -> bool:
+        """Up to rounding, where they say something: a masked logit says nothing, and may be huge."""
+        size = others.masked_fill(~possible, 0).abs().reshape(len(others), -1).amax(1, keepdim=True)
+        error = (logits - others).masked_fill(~possible, 0).abs().reshape(len(others), -1)
+        return bool((error <= 4 * tolerance(self.coarsest) * size).all())
 
     def _quietly(self, batch: Batch) -> Tensor:
         """The logits without a graph, unless `forward` needs one, for hooks on its activations."""
@@ -329,6 +337,15 @@ class Sweep:
                 f"the logits depend on {', '.join(hidden)}, or on some of them, but no gradient reaches them: forward "
                 "runs them under no_grad or inference_mode, detaches what they make, or checkpoints them with "
                 "use_reentrant=True. Freeze them with requires_grad_(False), or checkpoint with use_reentrant=False"
+            )
+
+    @torch.no_grad()
+    def _refuse_moved_weights(self, batch: Batch, logits: Tensor, says: Tensor) -> None:
+        """Weights that forward itself writes to must be for the last images what they were for the first."""
+        if not self._agree(self._quietly(batch), logits, says):
+            raise ValueError(
+                "forward changes weights in place, as an embedding's max_norm does, so that the first images met other "
+                "weights than the last: run the model once over all the data, then measure"
             )
 
     def others(self, step: Step) -> Iterator[tuple[str, Tensor]]:

@@ -514,6 +514,24 @@ def test_a_shared_tensor_as_long_as_a_part_of_the_batch(
     assert_close(found, oracles.fisher(model, x * shared, batch["y"].tolist(), "exact"), 1e-12)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_that_forward_shortens(tied: bool) -> None:
+    """max_norm shortens a row when its token comes: too late for images before, if they see all rows."""
+    torch.manual_seed(0)
+    model = Wired(
+        lambda m, x: torch.nn.functional.linear(m.embed(x).tanh().mean(1), m.embed.weight if tied else m.head),
+        embed=nn.Embedding(6, 3, max_norm=0.5), head=nn.Parameter(torch.randn(6, 3)).requires_grad_(not tied),
+    ).double()  # fmt: skip
+    x, y = torch.randint(3, (10, 2)), torch.zeros(10, dtype=torch.int64)
+    loader = [(x[:5], y[:5], 1), (x[5:] + 3, y[5:], 2)]  # the number keeps them apart
+    measure = partial(fisher_of, forward=lambda m, batch: (m(batch[0]), batch[1]))
+    if tied:
+        with pytest.raises(ValueError, match=r"max_norm.*run the model once over all the data"):
+            measure(model, loader)  # which runs it over all of them
+    found = measure(model, loader)
+    assert_close(found, oracles.fisher(model, torch.cat([batch[0] for batch in loader]), y.tolist(), "exact"), 1e-12)
+
+
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
     """Images and labels one by one, how many nobody knows."""
 
