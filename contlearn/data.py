@@ -205,7 +205,10 @@ def pairs(loader: Iterable[Any], device: torch.device | str) -> Iterator[tuple[T
     empty = True
     for batch in loader:
         if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)):
-            raise TypeError(f"the loader must yield pairs of tensors (inputs, labels), got {type(batch).__name__}")
+            raise TypeError(
+                f"the loader must yield pairs of tensors (inputs, labels), got {type(batch).__name__}; F is measured "
+                "on any other with forward=lambda model, batch: (logits, labels)"
+            )
         inputs, labels = batch
         if labels.ndim == 0 or len(labels) != len(inputs):
             raise ValueError(

@@ -319,7 +319,7 @@ class EWC:
 
 
 def _in_full(parameters: list[nn.Parameter]) -> torch.autocast:
-    """Without autocast, which would round the products of factors to half precision, and then the weights."""
+    """Without the reader's autocast, which would round the factors' products, and with them the weights."""
     return torch.autocast(parameters[0].device.type if parameters else "cpu", enabled=False)
 
 

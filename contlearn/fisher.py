@@ -80,7 +80,7 @@ def diagonal_fisher(
         ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a model in shards, ranks that hold
             different weights, a single logit, `"exact"` where an image needs more than 4,096 backward passes, model and
             data that do not fit together, images of a batch that change each other's logits, or logits that depend on a
-            trainable parameter which no gradient reaches.
+            trainable parameter which no gradient reaches; or it is called under `torch.inference_mode()`.
         FloatingPointError: an output is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
     """
     ranks.require_one_model(model)

@@ -35,6 +35,7 @@ class Batch:
         """
         leaves, form = tree_flatten(value)
         leaves = [leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        leaves = [leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf for leaf in leaves]
         sizes = [len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
         if not sizes:
             raise TypeError(
@@ -87,14 +88,20 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 class Classifier(nn.Module):
-    """A model with the `forward` that its user has for a batch, so that `functional_call` reaches its parameters."""
+    """A model with the `forward` that its user has for a batch, so that `functional_call` reaches its parameters.
 
-    def __init__(self, model: nn.Module, forward: Forward) -> None:
+    It runs under the autocast in which it was made.
+    """
+
+    def __init__(self, model: nn.Module, forward: Forward, device: str) -> None:
         super().__init__()
-        self.model, self.call = model, forward
+        self.model, self.call, self.device = model, forward, device
+        self.autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        return self.call(self.model, batch)
+        enabled, dtype = self.autocast
+        with torch.autocast(self.device, dtype, enabled):
+            return self.call(self.model, batch)
 
 
 def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> dict[str, Tensor | None]:

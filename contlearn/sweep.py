@@ -7,9 +7,10 @@ comparison relied on is looked at again in every pass. What fails it is done mor
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -77,6 +78,8 @@ class Sweep:
         generator: torch.Generator | None,
     ) -> None:
         check_choices(likelihood, estimator, samples)
+        if torch.is_inference_mode_enabled():
+            raise ValueError("F needs gradients, which torch.inference_mode() forbids: measure it outside of that")
         if isinstance(model, DistributedDataParallel | DataParallel):  # whose forward waits for others, or copies
             model = model.module
         self.model, self.estimator, self.likelihood = model, estimator, likelihood
@@ -95,7 +98,9 @@ class Sweep:
         if any(p.is_meta for p in model.parameters()):
             raise ValueError("the model is on the meta device, its weights hold no numbers: load them first")
         self.pairs = forward is None
-        self.classifier = Classifier(model, forward or (lambda model, batch: (model(batch[0]), batch[1])))
+        self.classifier = Classifier(
+            model, forward or (lambda model, batch: (model(batch[0]), batch[1])), device_of(model).type
+        )
         self.layers = candidates(model, self.trainable)
         self.sizes: dict[str, int] = {}
         self.coarsest = torch.float64  # of the dtypes that forward computes in: what rounding may explain
@@ -108,22 +113,28 @@ class Sweep:
         device = device_of(self.model)
         with (
             undisturbed(self.model),
+            torch.autocast(device.type, enabled=False),  # that of the reader is for forward alone
             _plain_kernels(self.recurrent),
             self._listening(),
             torch.enable_grad(),
             tqdm(
                 desc="Fisher information",
                 unit="batch",
-                total=len(loader) if isinstance(loader, Sized) else None,
+                total=length_hint(loader) or None,  # 0 also for a DataLoader of an IterableDataset
                 disable=not progress or "TQDM_DISABLE" in os.environ,
                 delay=2,
                 leave=False,
             ) as bar,
         ):
+            versions = [p._version for p in self.trainable.values()]
+            first: tuple[Batch, Tensor, Tensor] | None = None  # some images, their logits, and which of these matter
             for batch in self._regrouped(self._stream(loader, device, bar)):
                 step = self._step(batch)
                 if step is not None:
+                    first = first or (batch[:16], step.logits[:16].detach(), step.vectors.says[:16])
                     yield step
+            if first is not None and versions != [p._version for p in self.trainable.values()]:
+                self._refuse_moved_weights(*first)
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True
@@ -244,12 +255,15 @@ class Sweep:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
         logits = self._quietly(step.batch.take(images))
         images = images.to(logits.device)
-        possible, rows = step.vectors.says[images], step.logits[images]  # a masked logit says nothing, and may be huge
-        size = rows.masked_fill(~possible, 0).abs().reshape(len(rows), -1).amax(1, keepdim=True)
-        error = (logits - rows).masked_fill(~possible, 0).abs().reshape(len(rows), -1)
-        if not bool((error <= 4 * tolerance(self.coarsest) * size).all()):
+        if not self._agree(logits, step.logits[images], step.vectors.says[images]):
             raise ValueError(_MIXED)
         return logits
+
+    def _agree(self, logits: Tensor, others: Tensor, possible: Tensor) -> bool:
+        """Up to rounding, where they say something: a masked logit says nothing, and may be huge."""
+        size = others.masked_fill(~possible, 0).abs().reshape(len(others), -1).amax(1, keepdim=True)
+        error = (logits - others).masked_fill(~possible, 0).abs().reshape(len(others), -1)
+        return bool((error <= 4 * tolerance(self.coarsest) * size).all())
 
     def _quietly(self, batch: Batch) -> Tensor:
         """The logits without a graph, unless `forward` needs one, for hooks on its activations."""
@@ -281,14 +295,21 @@ class Sweep:
             step.layers = [layer for layer in step.layers if layer not in wrong]
 
     def _refuse_mixing(self, batch: Batch) -> None:
-        """No image's logits may have a derivative with respect to another image, however small."""
+        """No image's logits may have a derivative with respect to another image, however small.
+
+        Where forward cannot take inputs that want one (`x.numpy()`), the comparison of values has to do.
+        """
         leaves = [
             leaf.detach().clone().requires_grad_() if part and leaf.is_floating_point() else leaf
             for leaf, part in zip(batch.leaves, batch.parts, strict=True)
         ]
         own = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]  # forward may write to these
-        logits = self.classifier(replace(batch, leaves=inputs).value())[0]
+        try:
+            logits = self.classifier(replace(batch, leaves=inputs).value())[0]
+        except RuntimeError:
+            self._quietly(batch)  # raises what has another reason
+            return
         for n in range(batch.images if own and logits.requires_grad else 0):
             v = torch.zeros_like(logits)
             v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])
@@ -317,6 +338,15 @@ class Sweep:
                 f"the logits depend on {', '.join(hidden)}, or on some of them, but no gradient reaches them: forward "
                 "runs them under no_grad or inference_mode, detaches what they make, or checkpoints them with "
                 "use_reentrant=True. Freeze them with requires_grad_(False), or checkpoint with use_reentrant=False"
+            )
+
+    @torch.no_grad()
+    def _refuse_moved_weights(self, batch: Batch, logits: Tensor, says: Tensor) -> None:
+        """Weights that forward itself writes to must be for the last images what they were for the first."""
+        if not self._agree(self._quietly(batch), logits, says):
+            raise ValueError(
+                "forward changes weights in place, as an embedding's max_norm does, so that the first images met other "
+                "weights than the last: run the model once over all the data, then measure"
             )
 
     def others(self, step: Step) -> Iterator[tuple[str, Tensor]]:

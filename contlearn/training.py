@@ -3,9 +3,10 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,7 +109,7 @@ def train(
     optimizer = torch.optim.SGD(trainable, lr=rates[0], fused=True)  # fused: one pass over the weights, not several
     history = History({name: [] for name in evaluate or {}})
     owed: list[float] = []  # the learning rates of the steps since the last closed-form step
-    total = epochs * len(loader) if isinstance(loader, Sized) else None
+    total = epochs * length_hint(loader) or None  # 0 also for a DataLoader of an IterableDataset
     title = progress if isinstance(progress, str) else "training"
     silent = not progress or "TQDM_DISABLE" in os.environ
     try:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -16,6 +16,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, IterableDataset
 
 import contlearn.per_image
 import contlearn.sweep
@@ -512,6 +514,97 @@ def test_a_shared_tensor_as_long_as_a_part_of_the_batch(
     assert_close(found, oracles.fisher(model, x * shared, batch["y"].tolist(), "exact"), 1e-12)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_that_forward_shortens(tied: bool) -> None:
+    """max_norm shortens a row when its token comes: too late for images before, if they see all rows."""
+    torch.manual_seed(0)
+    model = Wired(
+        lambda m, x: torch.nn.functional.linear(m.embed(x).tanh().mean(1), m.embed.weight if tied else m.head),
+        embed=nn.Embedding(6, 3, max_norm=0.5), head=nn.Parameter(torch.randn(6, 3)).requires_grad_(not tied),
+    ).double()  # fmt: skip
+    x, y = torch.randint(3, (10, 2)), torch.zeros(10, dtype=torch.int64)
+    loader = [(x[:5], y[:5], 1), (x[5:] + 3, y[5:], 2)]  # the number keeps them apart
+    measure = partial(fisher_of, forward=lambda m, batch: (m(batch[0]), batch[1]))
+    if tied:
+        with pytest.raises(ValueError, match=r"max_norm.*run the model once over all the data"):
+            measure(model, loader)  # which runs it over all of them
+    found = measure(model, loader)
+    assert_close(found, oracles.fisher(model, torch.cat([batch[0] for batch in loader]), y.tolist(), "exact"), 1e-12)
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Images and labels one by one, how many nobody knows."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.images, self.labels, strict=True)
+
+
+def test_a_loader_that_does_not_know_its_length() -> None:
+    case = CASES["mlp"]
+    found = fisher_of(case.model(torch.float64), DataLoader(Stream(*case.data(torch.float64)), batch_size=2))
+    assert_close(found, case.oracle("exact"), 1e-12)
+
+
+def test_inference_mode_is_named_and_its_images_are_taken() -> None:
+    case = CASES["mlp"]
+    with torch.inference_mode():
+        data = case.data(torch.float64)
+        with pytest.raises(ValueError, match=r"inference_mode\(\) forbids: measure it outside"):
+            fisher_of(case.model(torch.float64), [data])
+    assert_close(fisher_of(case.model(torch.float64), [data]), case.oracle("exact"), 1e-12)
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_forward_that_leaves_torch_before_the_first_layer(mixes: bool) -> None:
+    """Inputs are compared by their values alone then; an error of its own stays its own."""
+
+    def wiring(m: nn.Module, x: Tensor) -> Tensor:
+        features = torch.from_numpy(x.numpy() ** 2)
+        return m.head(features - features.mean(0) if mixes else features)
+
+    torch.manual_seed(0)
+    model, x = Wired(wiring, head=nn.Linear(4, CLASSES)).double(), torch.randn(9, 4).double()
+    if mixes:
+        with pytest.raises(ValueError, match="depend on the other images"):
+            fisher_of(model, [(x, torch.zeros(9, dtype=torch.int64))])
+        return
+    expected = oracles.fisher(model, x, [0] * 9, "exact")
+    assert_close(fisher_of(model, [(x, torch.zeros(9, dtype=torch.int64))]), expected, 1e-12)
+
+
+@pytest.mark.parametrize("fisher", [diagonal_fisher, kronecker_fisher])
+def test_autocast_around_the_call_is_for_forward_alone(fisher: Callable[..., Any]) -> None:
+    """A model that switches it off has the F that it has without: no product of the closed forms is rounded."""
+
+    class Full(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Conv2d(2, 3, 3), nn.Linear(27, CLASSES)
+            self.scale = nn.Parameter(torch.ones(3, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            with torch.autocast("cpu", enabled=False):
+                logits: Tensor = self.head((self.body(x) * self.scale).tanh().flatten(1))
+            return logits
+
+    seen: list[bool] = []
+    torch.manual_seed(0)
+    model, batch = Full(), (torch.randn(20, 2, 5, 5), torch.zeros(20, dtype=torch.int64))
+    expected = fisher(model, [batch], progress=False)
+    assert not any(seen)
+    seen.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fisher(model, [batch], progress=False)
+    assert all(seen)
+    for plain, cast in zip(tree_leaves(expected), tree_leaves(found), strict=True):
+        if isinstance(plain, Tensor):
+            torch.testing.assert_close(cast, plain)
+
+
 def test_the_same_call_twice_gives_the_same_answer() -> None:
     case = CASES["batch norm of a convolution"]
     model = case.model()
@@ -747,7 +840,7 @@ IMAGES, LABELS = CASES["mlp"].data()
         (ValueError, r"shape \(5,\).*\(5, 4\)", None, [(IMAGES, torch.eye(4, dtype=torch.int64)[LABELS])]),
         (ValueError, "integers.*float32", None, [(IMAGES, LABELS.float())]),
         (ValueError, r"shape \(5,\).*\(4,\)", None, [(IMAGES, LABELS[1:])]),
-        (TypeError, "got dict", None, [{"image": IMAGES, "label": LABELS}]),
+        (TypeError, "got dict; F is measured.*forward=", None, [{"image": IMAGES, "label": LABELS}]),
         (TypeError, "got Tensor", None, [IMAGES]),
         (TypeError, "got tuple", None, [(IMAGES, LABELS, LABELS)]),
         (TypeError, "got list", None, [[IMAGES, LABELS.tolist()]]),

@@ -218,7 +218,7 @@ MUTANTS = {
     "vmap is believed": Mutant("sweep", "if differs(n) and any(", "if False and any(", "vmap_is_compared"),
     "images are not compared with themselves elsewhere": Mutant(
         "sweep",
-        "if not bool((error <= 4 * tolerance(self.coarsest) * size).all()):",
+        "if not self._agree(logits, step.logits[images], step.vectors.says[images]):",
         "if False:",
         "without_a_derivative",
     ),
@@ -234,9 +234,18 @@ MUTANTS = {
     "an anchor is forgotten where a task needs nothing": Mutant(
         "quadratics", "if name in self.rest.precision or bool(f.any())}", "if bool(f.any())}", "does_not_need"
     ),
+    "F in the precision of the weights": Mutant(
+        "quadratics",
+        "torch.promote_types(p.dtype, s.dtype) for p, s in zip",
+        "p.dtype for p, s in zip",
+        "half_precision_cannot",
+    ),
+    "autocast rounds the sums": Mutant(
+        "sweep", "torch.autocast(device.type, enabled=False),", "torch.enable_grad(),", "autocast_around"
+    ),
     "memory of another precision": Mutant(
         "quadratics",
-        "if [(o.dtype, o.shape) for o in self._offsets] != [(p.dtype, p.shape) for p in own]:",
+        "if [(o.dtype, o.shape) for o in self._offsets] != wanted:",
         "if not self._offsets:",
         "another_precision",
     ),

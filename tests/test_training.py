@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from contlearn import EWC, MLP, History, accuracy, train
 
@@ -548,6 +548,20 @@ def test_data_that_do_not_fit_are_refused(function, loader, error, message):
         function(model, loader, **settings)
     assert torch.equal(state(model), before)
     assert model.training
+
+
+class Stream(IterableDataset):
+    """Images and labels one by one, how many nobody knows."""
+
+    def __iter__(self):
+        yield from zip(X, Y, strict=True)
+
+
+def test_a_loader_that_does_not_know_its_length():
+    known, unknown = small_model(), small_model()
+    train(known, [(X[:2], Y[:2]), (X[2:], Y[2:])], epochs=2, lr=LR, progress=False)
+    train(unknown, DataLoader(Stream(), batch_size=2), epochs=2, lr=LR, progress=False)
+    assert torch.equal(state(known), state(unknown))
 
 
 def test_a_test_set_that_does_not_fit_is_found_before_training():
