@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 from torch.autograd.function import once_differentiable
 
 from contlearn.fisher import KroneckerFisher, diagonal_fisher, kronecker_fisher
@@ -318,9 +320,10 @@ class EWC:
         return parameters
 
 
-def _in_full(parameters: list[nn.Parameter]) -> torch.autocast:
+def _in_full(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
     """Without the reader's autocast, which would round the factors' products, and with them the weights."""
-    return torch.autocast(parameters[0].device.type if parameters else "cpu", enabled=False)
+    device = parameters[0].device.type if parameters else "cpu"
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
 
 
 def _inside(model: nn.Module) -> dict[str, nn.Parameter]:
