@@ -171,7 +171,7 @@ HOSTILE = {
     "writes_much": (TALKS, "OSError"),
     "forks": (FORKS, "more than 64 processes"),
     "leaves_at_once": ("os._exit(0)", "ended by itself"),
-    "shouts": ("while True: print('Right: ' * 10_000)", "too slow"),
+    "shouts": ("while True: print('Right: ' * 10_000)", ""),
     "odd_objects": (ODD_OBJECTS, ""),
     "leaves": (LEAVES, ""),
     "raises": ("1 / 0", "ZeroDivisionError"),
