@@ -585,7 +585,7 @@ def examine(subject: Any, kind: Kind | None = None, claim: Claim | None = None, 
     Args:
         subject: one of the four functions that the command's help names, or a model.
         kind: what it is; by default told from how many arguments it must be given.
-        claim: which F an estimator is said to be; by default read from its name and docstring.
+        claim: which F an estimator is said to be; by default read from its name and the docstring's first paragraph.
         shape: of an image, for a model.
 
     Raises:
@@ -638,7 +638,8 @@ def _required(subject: Callable[..., Any]) -> int:
 
 
 def _claim(subject: Callable[..., Any]) -> Claim | None:
-    words = f"{getattr(subject, '__name__', '')} {inspect.getdoc(subject) or ''}".casefold()
+    summary = (inspect.getdoc(subject) or "").partition("\n\n")[0]  # what follows may tell of other estimators
+    words = f"{getattr(subject, '__name__', '')} {summary}".casefold()
     return "empirical" if "empirical" in words and "not empirical" not in words else None
 
 
