@@ -215,6 +215,7 @@ Fisher = dict[str, Tensor]
 Batches = list[tuple[Tensor, Tensor]]
 SMALL, LARGE = 4, 16
 PUSH = 0.01  # how far every weight is moved to see a penalty
+STRONG = 10_000  # a λ with which a penalty cannot hide in F
 DRAWS = 16  # how often an estimator that draws labels is asked, and averaged
 
 
@@ -477,7 +478,7 @@ def _of_ewc(make: Callable[..., Any], bench: Bench) -> tuple[list[Finding], list
     importance = 2.0
     parameters = _required(make)
 
-    def springs(model: nn.Module, ewc: Any) -> Fisher:
+    def springs(model: nn.Module, ewc: Any, importance: float = importance) -> Fisher:
         """S from the gradient λ S δ of the penalty, every weight being pushed by δ, and put back."""
         own = dict(model.named_parameters())
         with _pushed(model):
@@ -492,7 +493,7 @@ def _of_ewc(make: Callable[..., Any], bench: Bench) -> tuple[list[Finding], list
             for name, p in own.items()
         }
 
-    def consolidated(model: nn.Module, *tasks: Batches) -> Any:
+    def consolidated(model: nn.Module, *tasks: Batches, importance: float = importance) -> Any:
         ewc = _call(make, *([importance] if parameters else []))
         for needed in ("consolidate", "penalty"):
             if not callable(getattr(ewc, needed, None)):
@@ -533,6 +534,29 @@ def _of_ewc(make: Callable[..., Any], bench: Bench) -> tuple[list[Finding], list
         notes.append(
             f"After a second task some springs of the first are weaker ({weakest:.2f} times): a decay, I hope."
         )
+    if not parameters:
+        return found, notes
+    _doing("consolidating a second task at other weights, with another λ")
+
+    def moved_on(importance: float) -> Tensor:
+        """The springs after a second task that ended elsewhere, so that the first task's penalty pulls meanwhile."""
+        model = copy.deepcopy(bench.model)
+        torch.manual_seed(0)
+        ewc = consolidated(model, first, importance=importance)
+        with _pushed(model):
+            _call(ewc.consolidate, model, second)
+            # Each task may have its own anchor: the slope of the gradient is the sum of the springs all the same.
+            near = _flat(springs(model, ewc, importance))
+            with _pushed(model):
+                return _flat(springs(model, ewc, importance)) - near
+
+    usual, again, strong = moved_on(importance), moved_on(importance), moved_on(STRONG)
+    if _close(usual, again, 0.01) and not _close(strong, usual, 0.05):
+        ratio = float(strong.sum() / usual.sum())
+        seen = (
+            f"With λ = {STRONG:,} F of two tasks, the weights having moved in between, is {ratio:.3g} times that with"
+        )
+        found.append(Finding(MISTAKES["depends_on_the_past"], f"{seen} λ = {importance:g}."))
     return found, notes
 
 

@@ -382,6 +382,7 @@ def own(**changed):
         ({"clones": False}, "is_asleep"),
         ({"keeps": False}, "lost_a_spring"),
         ({"consolidate": lambda self, model, loader: _consolidate(self, model, loader)}, "depends_on_batch_size"),
+        ({"consolidate": lambda self, model, loader: _with_penalty(self, model, loader)}, "depends_on_the_past"),
     ],
 )
 def test_mistakes_of_a_class(changed, name):
@@ -396,6 +397,17 @@ def _consolidate(self, model, loader):
     self.anchor = {n: p.detach().clone() for n, p in model.named_parameters()}
 
 
+def _with_penalty(self, model, loader):
+    """Squared gradients of the loss with which the second task was trained."""
+    model.eval()
+    parts = [
+        squared(model, cross_entropy(model(x), y) + (self.penalty(model) if self.fisher else 0))
+        for x, y in singly(loader)
+    ]
+    self.fisher = {n: f + self.fisher.get(n, 0) for n, f in averaged(parts).items()}
+    self.anchor = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -403,6 +415,7 @@ def _consolidate(self, model, loader):
         (lambda importance: EWC(importance, anchor="latest"), "It is the exact F"),
         (own(), "It is the exact F"),
         (own(estimator="empirical"), "It is the empirical F"),
+        (own(estimator="sample"), "labels that are drawn"),
     ],
 )
 def test_right_classes(make, told):
