@@ -1,6 +1,8 @@
 # One command each on a fresh machine with Python 3.11 or later: the environment is made on the way.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file of tests or a notebook at a time on each processor, one thread each: more would only wait for each other.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: run learn test test-machines test-site notebooks bench bench-peers site handout slides clean
 .DELETE_ON_ERROR:
@@ -15,7 +17,7 @@ test: .venv/installed   ## style, types, unit tests, and every notebook against 
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest $(PARALLEL)
 
 test-machines: .venv/installed   ## the unit tests and some notebooks again, with the arithmetic of other processors
 	$(BIN)/python tests/machines.py

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 AVX2 = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2"}
 PLAIN = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41"}
-X86 = {"no vectors, one thread": PLAIN | {"OMP_NUM_THREADS": "1"}, "AVX2": AVX2}
+X86 = {"no vectors": PLAIN | {"OMP_NUM_THREADS": "1"}, "AVX2": AVX2 | {"OMP_NUM_THREADS": "1"}}
 EVERYWHERE = {"four threads": {"OMP_NUM_THREADS": "4"}}
 SKIPPED = ["test_mutants", "test_memory", "test_main", "test_notebooks", "test_notebook_rules", "test_package"]
 # They start many processes, or read pages: no arithmetic of their own.
@@ -35,8 +35,9 @@ def main() -> int:
         print(f"\n== {name}: {' '.join(f'{k}={v}' for k, v in environment.items())}", flush=True)
         unit = ["tests", *(f"--ignore=tests/{test}.py" for test in SKIPPED)]
         notebooks = ["--nbval-lax", "-o", "addopts=", *(f"notebooks/{notebook}.ipynb" for notebook in NOTEBOOKS)]
+        workers = [] if "4" in environment.values() else ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
         for tests in [unit] if name in EVERYWHERE else [unit, notebooks]:  # threads change no notebook's bands
-            command = [sys.executable, "-m", "pytest", "-q", "--no-header", *tests]
+            command = [sys.executable, "-m", "pytest", "-q", "--no-header", *workers, *tests]
             if subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode:
                 failed.append(name)
     print(f"\nfailed: {', '.join(failed)}" if failed else f"\nall passed: {', '.join(settings)}")

@@ -381,14 +381,14 @@ def run(folder: Path, files: list[str], tests: str) -> tuple[int, str, Path]:
 def running(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, tuple[Path, Future[tuple[int, str, Path]]]]]:
-    """All mutants, and one healthy copy, two at a time; torch is imported once, and each process starts from there."""
+    """One healthy copy, which takes longest, and all mutants, two at a time; torch is imported once, and each process starts from there."""
     unix = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if unix else "spawn")
     if unix:
         context.set_forkserver_preload(["torch", "pytest"])
     with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
         started = {}
-        for number, (name, mutant) in enumerate([*MUTANTS.items(), ("healthy", None)]):
+        for number, (name, mutant) in enumerate([("healthy", None), *MUTANTS.items()]):
             copy_of_everything(folder := tmp_path_factory.mktemp(f"mutant{number}"))
             if mutant:
                 file = folder / "contlearn" / f"{mutant.module}.py"
