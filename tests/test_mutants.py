@@ -381,7 +381,10 @@ def run(folder: Path, files: list[str], tests: str) -> tuple[int, str, Path]:
 def running(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, tuple[Path, Future[tuple[int, str, Path]]]]]:
-    """One healthy copy, which takes longest, and all mutants, two at a time; torch is imported once, and each process starts from there."""
+    """One healthy copy, which takes longest, and all mutants, two at a time.
+
+    Torch is imported once, and each process starts from there.
+    """
     unix = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if unix else "spawn")
     if unix:
