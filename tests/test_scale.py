@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import several_processes
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +33,21 @@ def test_tables_of_the_page_are_made_from_the_file(scale: ModuleType) -> None:
         assert point["bytes reduced for a step"] == 0
         assert point["bytes reduced for F"] == (4 * point["parameters"] if point["processes"] > 1 else 0)
         assert point.get("replicas equal", True)
+
+
+def test_the_acts_on_several_processes_end_where_seeds_do() -> None:
+    """The page's table is that of the files; no accuracy lies farther outside than the seeds lie apart."""
+    held = json.loads((ROOT / "files" / "results" / "several_processes.json").read_text("utf-8"))
+    alone = json.loads(several_processes.ALONE.read_text("utf-8"))
+    page = several_processes.PAGE.read_text("utf-8")
+    assert several_processes.fill(page, several_processes.table(held, alone)) == page
+    assert [run["processes"] for run in held["runs"] if run["seed"] == 0] == [1, 2, 4]
+    seeds = [several_processes.final(run) for run in alone["runs"]]
+    for run in held["runs"]:
+        for row in several_processes.ROWS:
+            for own, of in zip(run[row], zip(*(seed[row] for seed in seeds), strict=True), strict=True):
+                apart = max(of) - min(of)
+                assert min(of) - apart <= own <= max(of) + apart, (run["processes"], row)
 
 
 def test_the_formulas_are_those_of_the_library(scale: ModuleType) -> None:
