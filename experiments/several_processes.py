@@ -2,14 +2,13 @@
 
     python experiments/several_processes.py            about ten minutes on two cores; what the file holds is kept
 
-Each number of processes is one call of `torchrun --nproc-per-node N -m contlearn`. The processes share each batch, so the
-steps are as many and as long; rounding and the order of the images differ, as between seeds. How far seeds lie apart on
-one process is in three_acts.json.
+Each number of processes is one call of `torchrun --nproc-per-node N -m contlearn`. The processes share each batch, so
+the steps are as many and as long; rounding and the order of the images differ, as between seeds. How far seeds lie
+apart on one process is in three_acts.json.
 """
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
