@@ -1,6 +1,7 @@
 """Our Fisher information and our training beside those of other libraries: time, memory, and distance from the truth.
 
-    make bench-peers        (in an environment of its own, .venv-peers; under five minutes)
+    make bench-peers                      in an environment of its own, .venv-peers: under ten minutes
+    python benchmarks/peers.py --pages    docs/peers.md and the README's table anew, from the file
 
 Each library is used as its documentation shows, with the same float32 model and batches of 1,000 images; the others
 also with batches of 100, which suit some of them better. Time is the processor time of one thread, after a batch that
@@ -11,7 +12,7 @@ float64: the largest error of a parameter relative to its tensor's largest entry
 the Frobenius norm. For tokens, whatever has Kronecker factors is trained, and all else frozen.
 BackPACK's KFLR adds up a convolution's gradients over its places before it multiplies them, and curvlinops sends one
 vector backwards for all tokens at once: other approximations, which is what their differences there say.
-What a library cannot do is listed with its own message. Writes `files/results/peers.json`.
+What a library cannot do is listed with its own message. Writes `files/results/peers.json`, then the pages.
 """
 
 import argparse
@@ -94,17 +95,17 @@ def convolutional() -> Case:
 
 
 def tokens() -> Case:
-    """The language model of notebook 10 on 64 pieces of 16 letters: logits (N, 16, 31), a label for each token."""
+    """The language model of notebook 10 on 512 pieces of 16 letters: logits (N, 16, 31), a label for each token."""
     import language_model
 
     text = ".".join((language_model.NAMES / "italian.txt").read_text(encoding="utf-8").split())
     codes = torch.tensor([language_model.LETTERS.index(letter) for letter in text])
-    pieces = codes[: 17 * 64].view(64, 17)
+    pieces = codes[: 17 * 512].view(512, 17)
     model = language_model.Transformer()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
-    for _ in range(200):
+    for part in pieces.split(64) * 25:
         optimizer.zero_grad()
-        language_model.token_loss(model(pieces[:, :-1]), pieces[:, 1:]).backward()
+        language_model.token_loss(model(part[:, :-1]), part[:, 1:]).backward()
         optimizer.step()
     return Case(model, pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous(), 16, 2)
 
@@ -589,7 +590,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["| | time / ours | MiB | difference |", "|---|---|---|---|"]
     for who, row in rows.items():
         if "message" in row:
-            lines.append(f"| {who} | {row['message']} | | |")
+            lines.append(f"| {who} | `{row['message'].replace('|', '/')}` | | |")
             continue
         memory, error = row.get("peak MiB", row.get("MiB of tensors")), row.get("difference")
         lines.append(
@@ -597,6 +598,58 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             f"{'' if error is None else format(error, '.0e')} |"
         )
     return "\n".join(lines)
+
+
+RIGHT = 1e-3  # a difference up to this is rounding; above, something else was computed
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The README's table: beside ours the fastest and the leanest that compute the same."""
+    columns = ("fastest other: its time / ours", "leanest other: its memory / ours", "largest error: ours, theirs")
+    lines = [f"| | {' | '.join(columns)} |", "|---|---|---|---|"]
+    for title, rows in results["comparisons"].items():
+        ours = rows["ours"]
+        same = {who: r for who, r in rows.items() if not who.startswith("ours") and r.get("difference", 1) <= RIGHT}
+        memory = "peak MiB" if "peak MiB" in ours else "MiB of tensors"
+        lean = {w: r for w, r in same.items() if memory in r}
+        cells = ["none", "none"]
+        if same:
+            fast = min(same, key=lambda who: same[who]["time / ours"])
+            cells[0] = f"{fast}: {same[fast]['time / ours']:.2f}"
+        if lean and ours.get(memory):
+            least = min(lean, key=lambda who: lean[who][memory])
+            cells[1] = f"{least}: {lean[least][memory] / ours[memory]:.2f}"
+        error = max((row["difference"] for row in same.values()), default=None)
+        theirs = "" if error is None else f", {error:.0e}"
+        lines.append(f"| {title} | {cells[0]} | {cells[1]} | {ours['difference']:.0e}{theirs} |")
+    return "\n".join(lines)
+
+
+def conditions(results: dict[str, Any]) -> str:
+    """Date, processor and versions, in a sentence."""
+    listed = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    return f"{results['date']}, {results['processor']}, one thread, Python {results['python']}, {listed}."
+
+
+def pages(results: dict[str, Any]) -> dict[Path, str]:
+    """What docs/peers.md and the README say between two comments."""
+    whole = [f"### {title[0].upper()}{title[1:]}\n\n{table(rows)}" for title, rows in results["comparisons"].items()]
+    return {
+        ROOT / "docs" / "peers.md": "\n\n".join([conditions(results), *whole]),
+        ROOT / "README.md": f"{summary(results)}\n\n{conditions(results)}",
+    }
+
+
+def write_pages(results: dict[str, Any]) -> None:
+    """Put it there."""
+    for path, text in pages(results).items():
+        path.write_text(filled(path.read_text("utf-8"), text), encoding="utf-8")
+
+
+def filled(page: str, text: str) -> str:
+    """The page with the text in its place."""
+    before, rest = page.split("<!-- peers -->")
+    return f"{before}<!-- peers -->\n{text}\n<!-- end of peers -->{rest.split('<!-- end of peers -->')[1]}"
 
 
 def processor() -> str:
@@ -642,7 +695,12 @@ def main() -> None:
     parser.add_argument("--quantities", nargs="+", default=["exact", "empirical", "kronecker"])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each competitor in each comparison")
     parser.add_argument("--dry", action="store_true", help="print only")
+    parser.add_argument("--pages", action="store_true", help="write the pages from the file, measure nothing")
     options = parser.parse_args()
+    file = ROOT / "files" / "results" / "peers.json"
+    if options.pages:
+        write_pages(json.loads(file.read_text(encoding="utf-8")))
+        return
     torch.set_num_threads(1)
     load_libraries()
     results: dict[str, Any] = {
@@ -660,7 +718,6 @@ def main() -> None:
         results["comparisons"][title] = rows
         print(f"\n**{title}**\n\n{table(rows)}", flush=True)
         if not options.dry:
-            file = ROOT / "files" / "results" / "peers.json"
             file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     global SCRATCH
@@ -674,7 +731,7 @@ def main() -> None:
                     rows = in_its_own_process(penalised, tasks, options.seconds)
                     if isinstance(rows, str):
                         rows = {"all": {"message": rows}}
-                    tell(f"a step of training, {tasks} tasks", rows)
+                    tell(f"a step of training, {tasks} task{'s' * (tasks > 1)}", rows)
                 continue
             failed = in_its_own_process(prepare, case)
             if failed:
@@ -683,6 +740,8 @@ def main() -> None:
                 rows = compare(case, quantity, options.seconds)
                 tell(f"{case}, {quantity}", rows)
             print(f"\n({time.perf_counter() - started:.0f} s)")
+    if not options.dry:
+        write_pages(results)
 
 
 if __name__ == "__main__":
