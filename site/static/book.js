@@ -12,6 +12,20 @@ function typeset() {
   }
 }
 
+// A line does not begin with the full stop, or the bracket, behind a formula.
+function unbroken() {
+  for (const place of document.querySelectorAll("span.math")) {
+    const ends = /^[.,;:!?)\]’”"]+/.exec(place.nextSibling?.nodeType === Node.TEXT_NODE ? place.nextSibling.data : "");
+    const last = [...place.querySelectorAll(".base")].pop();
+    if (!ends || !last) continue;
+    place.nextSibling.deleteData(0, ends[0].length);
+    const joined = document.createElement("span");
+    joined.className = "unbroken";
+    last.replaceWith(joined);
+    joined.append(last, ends[0]);
+  }
+}
+
 function slider(frames) {
   const { label, start, frames: shown } = JSON.parse(frames.dataset.slider);
   const picture = frames.querySelector("img");
@@ -57,7 +71,7 @@ function unfold() {
 
 // What scrolls sideways can be scrolled by keyboard.
 function reachable() {
-  for (const place of document.querySelectorAll(".highlight pre, .math.display, .table-wrapper")) {
+  for (const place of document.querySelectorAll(".highlight pre, .math.display, .table-wrapper, figure.wide")) {
     if (place.scrollWidth > place.clientWidth + 1) place.tabIndex = 0;
     else place.removeAttribute("tabindex");
   }
@@ -67,7 +81,7 @@ function reachable() {
 document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "The book");
 document.querySelector(".toc-drawer")?.setAttribute("aria-label", "This page");
 
-if (window.katex) typeset();
+if (window.katex) { typeset(); unbroken(); }
 document.querySelectorAll(".frames[data-slider]").forEach(slider);
 document.querySelectorAll("p.predict").forEach(prediction);
 addEventListener("hashchange", unfold);
