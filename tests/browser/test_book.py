@@ -151,6 +151,13 @@ def test_search_finds_fisher(page: Any, address: str, folder: Path, complaints: 
     assert not complaints
 
 
+def test_the_reference_says_what_the_docstrings_mean(folder: Path) -> None:
+    text = (folder / "api" / "contlearn.wild.html").read_text(encoding="utf-8")
+    assert "<em>Which labels</em>" in text  # *Which labels* in the docstring
+    assert "(θ − θ*)²" in text
+    assert "lambda&gt;" not in text  # a default that is a function
+
+
 def test_punctuation_stays_with_its_formula(page: Any, address: str) -> None:
     page.goto(f"{address}notebooks/00_start_here.html")
     apart = page.evaluate(
@@ -159,7 +166,7 @@ def test_punctuation_stays_with_its_formula(page: Any, address: str) -> None:
             .map(place => place.parentElement.textContent.slice(0, 80))"""
     )
     assert not apart, apart
-    joined = page.locator("span.unbroken").all_inner_texts()
+    joined = page.locator("span.unbroken").all_text_contents()  # folded ones, too
     assert len(joined) > 10
     assert all(len(each) > 1 for each in joined)
 
