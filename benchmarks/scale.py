@@ -209,7 +209,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         whole = own[1]["bytes of S and μ"] / 1e6
         cells = [f"{own[n]['shards: bytes of S and μ'] / 1e6:,.1f} MB" if n in own else "" for n in PROCESSES[1:]]
         memory.append(f"| {own[1]['parameters'] / 1e6:.1f} | {whole:,.1f} MB | {' | '.join(cells)} |")
-    computed = ["| a transformer's 20 blocks of width 2,048 | |", "|---|---|"]
+    computed = ["| a transformer's 20 blocks of width 2,048 | numbers |", "|---|---|"]
     computed += [f"| {name} | {value:.3g} |" for name, value in large.items()]
     small = [p for p in results["points"] if "Kronecker: eigenbases" in p]
     kinds = ("F, sample", "Kronecker: F, sample", "Kronecker: eigenbases", "Kronecker: proximal_step", "proximal_step")

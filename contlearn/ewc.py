@@ -27,7 +27,7 @@ _STRUCTURES: dict[str, type[Diagonal] | type[Kronecker]] = {"diagonal": Diagonal
 class EWC:
     """The penalty Σ_k ½ λ Σ_i F_k,i (θ_i − θ*_k,i)², eq. (5.2), of all tasks k consolidated so far.
 
-    However many tasks, it is held as one quadratic, ½ λ [Σ_i S_i (θ_i − μ_i)² + c]: with S = Σ F_k and
+    However many tasks, it is one quadratic, ½ λ [Σ_i S_i (θ_i − μ_i)² + c], eq. (6.1): with S = Σ F_k and
     μ = Σ F_k θ*_k / S (element-wise) and one number c, its value and gradient are exactly those of the sum.
 
     With Kronecker factors in place of the diagonal it is ½ λ Σ_l tr(ΔW_lᵀ G_l ΔW_l A_l), eq. (7.4), ΔW_l being how far
@@ -40,8 +40,8 @@ class EWC:
     Args:
         importance: λ ≥ 0. The ½ of the formula is in the code; of two codes that differ in it, or in the estimator of
             F, the same λ means different things.
-        decay: γ in [0, 1], by which S and c are multiplied before a new task is added; below 1 old tasks fade
-            (online EWC, Schwarz et al. 2018, arXiv:1805.06370).
+        decay: γ in [0, 1], by which S and c are multiplied before a new task is added; below 1 old tasks fade,
+            eq. (6.6) (online EWC, Schwarz et al. 2018, arXiv:1805.06370).
         anchor: `"optima"`: every task keeps its own θ*_k (Kirkpatrick et al. 2017, 10.1073/pnas.1611835114).
             `"latest"`: the summed S is centred on the newest θ* alone (Huszár 2018, 10.1073/pnas.1717042115).
             Beyond a few tasks it forgets less (notebook 06): prefer it. By default `"optima"` for the diagonal all the
@@ -176,7 +176,7 @@ class EWC:
         self.tasks += 1
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """½ λ [(θ−μ)ᵀ S (θ−μ) + c], eq. (5.2) and (7.4): a scalar to add to the loss, zero before the first task.
+        """½ λ [(θ−μ)ᵀ S (θ−μ) + c], eqs. (7.1), (5.2) and (7.4): a scalar to add to the loss, zero before any task.
 
         Its gradient λ S (θ − μ), eq. (5.4), is computed in closed form, at a cost that does not grow with the tasks.
         Gradient descent with it is stable while η·λ·max S < 2, eq. (5.5).

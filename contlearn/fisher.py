@@ -36,9 +36,9 @@ def diagonal_fisher(
     the scale of F, and with it the λ that fits.
 
     With another `likelihood`, ∂ log p / ∂θ is that of binary or multi-label answers, or of a regression; see
-    `contlearn.likelihoods` for the formulas. With tokens, logits (N, T, C), F is averaged over the tokens, so that λ
-    keeps its meaning beside a loss that is a mean over tokens; take `"sample"`, which needs one backward pass where
-    `"exact"` needs T · (C − 1).
+    `contlearn.likelihoods` for the formulas. With tokens, logits (N, T, C), F is averaged over the tokens, eq. (10.2),
+    so that λ keeps its meaning beside a loss that is a mean over tokens; take `"sample"`, which needs one backward pass
+    where `"exact"` needs T · (C − 1).
 
     Linear, convolutional, embedding and normalisation layers take the closed form, eq. (4.10); other parameters (shared
     weights, attention's packed projection) are differentiated image by image, batched by `torch.func.vmap` or,
@@ -136,13 +136,13 @@ def kronecker_fisher(
 ) -> KroneckerFisher:
     """Kronecker factors A and G of the Fisher information of each layer, averaged over all images of the loader.
 
-    The block of a linear layer is E[(a ⊗ g)(a ⊗ g)ᵀ]; it is replaced by E[a aᵀ] ⊗ E[g gᵀ], eq. (7.3), as if inputs and
-    gradients were independent (Martens and Grosse 2015, arXiv:1503.05671, equation 1; for EWC: Ritter, Botev and Barber
-    2018, arXiv:1805.07810). Of a convolution, a are the patches, summed over their places, while g gᵀ is averaged over
-    them (Grosse and Martens 2016, arXiv:1602.01407, theorem 1). A linear layer called on sequences is treated likewise,
-    as if its positions were independent, too: the *expand* approximation of Eschenhagen et al. 2023 (arXiv:2311.00636),
-    meant for models with a loss at each token, and exact for one linear layer whose G is the same for all tokens.
-    Tokens that are left out are no samples of A and G, where nothing else depends on them. Their
+    The block of a linear layer is E[(a ⊗ g)(a ⊗ g)ᵀ], eq. (7.2); it is replaced by E[a aᵀ] ⊗ E[g gᵀ], eq. (7.3), as if
+    inputs and gradients were independent (Martens and Grosse 2015, arXiv:1503.05671, equation 1; for EWC: Ritter, Botev
+    and Barber 2018, arXiv:1805.07810). Of a convolution, a are the patches, summed over their places, while g gᵀ is
+    averaged over them (Grosse and Martens 2016, arXiv:1602.01407, theorem 1). A linear layer called on sequences is
+    treated likewise, as if its positions were independent, too: the *expand* approximation of Eschenhagen et al. 2023
+    (arXiv:2311.00636), meant for models with a loss at each token, and exact for one linear layer whose G is the same
+    for all tokens. Tokens that are left out are no samples of A and G, where nothing else depends on them. Their
     *reduce*, for models that average over positions first, is not built.
 
     Embedding and normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and

@@ -226,8 +226,8 @@ def gaussian(
 ) -> Vectors:
     """The vectors of a regression with outputs (N, …), the means of Gaussians of variance 1.
 
-    log p(y) = −½ (y − z)² + constant, so ∂/∂z = y − z. Over y ~ N(z, 1) that has mean 0 and variance 1, whatever z is:
-    the unit vectors e_k are a square root of the covariance.
+    log p(y) = −½ (y − z)² + constant, eq. (9.5), so ∂/∂z = y − z. Over y ~ N(z, 1) that has mean 0 and variance 1,
+    whatever z is: the unit vectors e_k are a square root of the covariance.
 
     Its loss is ½ Σ (y − z)² for each image. With noise of variance σ² all F are 1/σ² times as large; beside a loss that
     is the mean over K outputs of (y − z)², without ½, λ counts K/2 times as much. Only `"empirical"` looks at the

@@ -19,7 +19,7 @@ def accuracies(model: nn.Module, loaders: Iterable[Iterable[Any]]) -> list[float
 
 
 def average_accuracy(matrix: Tensor | Sequence[Sequence[float]]) -> float:
-    """ACC = 1/T Σ_j R[T−1, j]: the mean over all tasks after the last.
+    """ACC = 1/T Σ_j R[T−1, j], eq. (6.3): the mean over all tasks after the last.
 
     The definition of Lopez-Paz and Ranzato 2017 (arXiv:1706.08840, equation 2).
     Díaz-Rodríguez et al. 2018 (arXiv:1810.13166) average over the whole lower triangle instead.
@@ -31,10 +31,10 @@ def average_accuracy(matrix: Tensor | Sequence[Sequence[float]]) -> float:
 
 
 def forgetting(matrix: Tensor | Sequence[Sequence[float]]) -> float:
-    """Mean over the earlier tasks j of max_{i<T−1} R[i, j] − R[T−1, j]: from its best to the end; eq. (3.1) for T = 2.
+    """Mean over the earlier tasks j of max_{i<T−1} R[i, j] − R[T−1, j], from its best to the end: eq. (6.4).
 
     The definition of Chaudhry et al. 2018 (arXiv:1801.10112, equation 3), the maximum taken from i = j on, before which
-    the task had not been seen. With two tasks it is the drop of the first, −BWT; with more it is at least −BWT.
+    the task had not been seen. With two tasks it is the drop of the first, eq. (3.1), or −BWT; with more at least −BWT.
 
     Raises:
         ValueError: fewer than two tasks, the matrix is not square, or a needed entry was not measured.
@@ -45,7 +45,7 @@ def forgetting(matrix: Tensor | Sequence[Sequence[float]]) -> float:
 
 
 def backward_transfer(matrix: Tensor | Sequence[Sequence[float]]) -> float:
-    """BWT = 1/(T−1) Σ_{j<T−1} R[T−1, j] − R[j, j]: negative where tasks are forgotten.
+    """BWT = 1/(T−1) Σ_{j<T−1} R[T−1, j] − R[j, j], eq. (6.5): negative where tasks are forgotten.
 
     The definition of Lopez-Paz and Ranzato 2017 (arXiv:1706.08840, equation 3).
 

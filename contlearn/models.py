@@ -48,7 +48,7 @@ class MLP(nn.Sequential):
 
 
 class Masked(nn.Module):
-    """A model that may only answer with some of its classes: in task-incremental learning, those of the task at hand.
+    """A model that answers with some of its classes only, eq. (8.1): task-incremental, with those of the task at hand.
 
     The logits of all other classes become −10⁹, and so their probabilities zero. The model inside is shared, not
     copied: what is trained through one mask is seen through every other. Its parameters are called `model.…`,

@@ -105,8 +105,9 @@ class Classifier(nn.Module):
 
 
 def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> dict[str, Tensor | None]:
-    """∂(v · logits)/∂θ, None where no path leads to θ; dense also for an embedding with `sparse=True`."""
+    """∂(v · logits)/∂θ, the score, eq. (4.1), for v = ∂ log p / ∂z; None where no path leads to θ."""
     found = torch.autograd.grad(logits, list(parameters.values()), v, retain_graph=True, allow_unused=True)
+    # that of an embedding with `sparse=True` is sparse
     dense = [g.to_dense() if g is not None and g.layout is torch.sparse_coo else g for g in found]
     return dict(zip(parameters, dense, strict=True))
 

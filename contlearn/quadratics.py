@@ -19,7 +19,7 @@ from contlearn.ranks import cut, gathered, local, sharded, sum_over_shards, whol
 
 
 class Diagonal:
-    """Σ_i S_i (θ_i − μ_i)² + c, with S and μ keyed and shaped like the parameters."""
+    """Σ_i S_i (θ_i − μ_i)² + c, eq. (6.1), with S and μ keyed and shaped like the parameters."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Diagonal:
     def with_task(
         self, fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor], decay: float, latest: bool
     ) -> "Diagonal":
-        """γS + F, centred where the sum has its minimum or, if `latest`, on the new θ*."""
+        """γS + F, eq. (6.6), centred where the sum has its minimum, eq. (6.2), or, if `latest`, on the new θ*."""
         own = {name: f.detach().to(torch.promote_types(f.dtype, torch.float32)) for name, f in fisher.items()}
         new = Diagonal(own, {name: _theta(name, anchor, f) for name, f in own.items()}).checked()
         for name in own:
@@ -53,7 +53,7 @@ class Diagonal:
             old, total = precision[name], precision[name] + f
             share = torch.where(total > 0, f / total, 1)  # of the new task; all of it where no task needs the weight
             step = theta - center[name]
-            # S_old (θ−μ_old)² + F (θ−θ*)² = (S_old+F) (θ−μ)² + S_old·F/(S_old+F) (θ*−μ_old)²
+            # S_old (θ−μ_old)² + F (θ−θ*)² = (S_old+F) (θ−μ)² + S_old·F/(S_old+F) (θ*−μ_old)², eq. (6.2)
             constant += float((old * share * square(step)).sum(dtype=torch.float64))
             precision[name], center[name] = total, theta.clone() if latest else center[name] + share * step
         return Diagonal(precision, center, 0 if latest else constant)
@@ -107,7 +107,7 @@ class Diagonal:
         return Diagonal(precision, center, self.constant) if changed else self
 
     def grown(self, shapes: Mapping[str, torch.Size]) -> "Diagonal":
-        """The same form over parameters that have more rows: S is zero in the new ones."""
+        """The same form over parameters that have more rows: S is zero in the new ones, eq. (9.4)."""
         precision = {name: _with_rows(name, s, shapes[name]) for name, s in self.precision.items()}
         center = {name: _with_rows(name, m, shapes[name]) for name, m in self.center.items()}
         return Diagonal(precision, center, self.constant)
@@ -216,7 +216,7 @@ class Kronecker:
         return Kronecker(factors, counts, anchors, rest)
 
     def pull(self, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The form's value, a scalar, and S (θ − μ) = G ΔW A for each parameter, half its gradient."""
+        """The form's value, a scalar, and S (θ − μ) = G ΔW A, eq. (7.5), for each parameter, half its gradient."""
         own = dict(zip(self.center, parameters, strict=True))
         value, pulls = self.rest.pull([own[name] for name in self.rest.center]) if self.rest.center else (0.0, [])
         found = dict(zip(self.rest.center, pulls, strict=True))

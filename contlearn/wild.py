@@ -40,7 +40,9 @@ class Code(NamedTuple):
     """How one public project computes importances Q, and its penalty `factor` · λ Σ Q (θ − θ*)².
 
     Attributes:
-        repository, file, commit: what was read: the project on GitHub, the file, and the commit that it was read at.
+        repository: the project on GitHub.
+        file: which of its files was read.
+        commit: the commit at which it was read.
         labels: whose log-probability is differentiated, eq. (11.1).
         squared: what is squared: the gradient of each "image", the mean gradient of each "batch", the sum of the
             batches' mean gradients ("whole"), or that of each image with the labels of its whole batch ("every label").

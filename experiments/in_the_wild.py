@@ -226,7 +226,7 @@ def steps_of(name: str, first: Seed) -> Callable[[int], float]:
 
 
 def chosen(name: str, seeds: list[Seed]) -> float:
-    """The best λ on the validation images: not on the edge of what was tried."""
+    """The best λ on the validation images, eq. (9.3): not on the edge of what was tried."""
     at = steps_of(name, seeds[0])
     tried = {power: mean(name, at(power), seeds) for power in STRENGTHS}
     while True:

@@ -109,7 +109,7 @@ def load(name: str) -> Language:
 
 
 def token_loss(logits: Tensor, following: Tensor, reduction: str = "mean") -> Tensor:
-    """−log p of the letters that follow; places with −100 are left out."""
+    """−log p of the letters that follow, eq. (10.1); places with −100 are left out."""
     return cross_entropy(logits.flatten(0, -2), following.flatten(), reduction=reduction)
 
 

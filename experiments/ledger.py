@@ -252,7 +252,7 @@ def sections() -> list[Section]:
 
 def table(rows: list[Row]) -> str:
     """The rows as a table in Markdown."""
-    lines = ["| | published | ours | verdict | minutes |", "|---|---|---|---|---|"]
+    lines = ["| what | published | ours | verdict | minutes |", "|---|---|---|---|---|"]
     for row in rows:
         error = "" if row.error is None else f" ± {row.error:.2f}"
         published = f"{'above ' if row.above else ''}{row.published:g}{error}"
@@ -275,7 +275,7 @@ def chosen_score(runs: list[dict[str, Any]], importance: float, score: str) -> l
 
 def settled() -> str:
     """The domain-incremental 78.9 %, taken apart: a table."""
-    lines = ["| | λ | accuracy on the test images |", "|---|---|---|"]
+    lines = ["| what is changed | λ | accuracy on the test images |", "|---|---|---|"]
     own = chosen(held("split_mnist"), scenario="domain", method="EWC")
     importance, runs = best(own, "validation")
     lines.append(

@@ -53,7 +53,7 @@ def split_parts(tasks: Sequence[Task], scenario: str) -> list[Part]:
 
 
 def odd_or_even(task: Task) -> Task:
-    """The same images with the label modulo 2."""
+    """The same images with the label modulo 2, eq. (8.2)."""
     parts = [TensorDataset(part.tensors[0], part.tensors[1] % 2) for part in (task.train, task.test)]
     return Task(task.name, {0: "even", 1: "odd"}, *parts)
 
@@ -107,11 +107,11 @@ class Path:
     def after(self) -> None:
         """After the step, whatever it was made of."""
         for w, g, p, old in zip(self.work, self.gradients, self.parameters.values(), self.old, strict=True):
-            w.addcmul_(g, old.sub_(p))
+            w.addcmul_(g, old.sub_(p))  # −g Δθ, eq. (12.1)
 
     @torch.no_grad()
     def importance(self) -> dict[str, Tensor]:
-        """Ω of the way so far; where a weight's work was negative, zero."""
+        """Ω of the way so far, eq. (12.2); where a weight's work was negative, zero."""
         return {
             name: w.clamp(min=0) / ((p - start) ** 2 + self.damping)
             for (name, p), start, w in zip(self.parameters.items(), self.start, self.work, strict=True)
@@ -121,8 +121,8 @@ class Path:
 class Teacher:
     """Learning without forgetting: what the old network says of the new images is to stay.
 
-    The loss added is strength · T² · KL(old ‖ new) at temperature T, over each of the groups of logits by itself (the
-    heads of a task-incremental network).
+    The loss added is strength · T² · KL(old ‖ new) at temperature T, eq. (12.5), over each of the groups of logits by
+    itself (the heads of a task-incremental network).
     """
 
     def __init__(
@@ -186,7 +186,7 @@ def output_gradients(model: MLP, part: Part, power: int, kind: str) -> dict[str,
     A linear layer's gradient for one image is an outer product g aᵀ, so its powers, summed over images, are one matrix
     product of powers. `kind` is what s is:
 
-    "outputs": s = ‖z‖², so that ∂s/∂z = 2z, with power 1: memory-aware synapses;
+    "outputs": s = ‖z‖², so that ∂s/∂z = 2z, with power 1: memory-aware synapses, eq. (12.3);
     "reversed": the cross-entropy of the true label under the logits −z, ∂s/∂z = e_y − softmax(−z), with power 2:
     logits reversal;
     "labels": the cross-entropy of the true label, with power 2: the empirical F, a check on the closed form.
@@ -206,9 +206,9 @@ def output_gradients(model: MLP, part: Part, power: int, kind: str) -> dict[str,
         if kind == "outputs":
             g[:, active] = 2 * z[:, active]
         elif kind == "reversed":
-            g[:, active] = truth - softmax(-z[:, active], 1)
+            g[:, active] = truth - softmax(-z[:, active], 1)  # eq. (12.4)
         elif kind == "labels":
-            g[:, active] = softmax(z[:, active], 1) - truth
+            g[:, active] = softmax(z[:, active], 1) - truth  # eq. (8.4)
         else:
             raise ValueError(f"kind={kind!r}: expected 'outputs', 'reversed' or 'labels'")
         for k in reversed(range(len(layers))):

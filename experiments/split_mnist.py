@@ -126,7 +126,7 @@ def replay_run(
 ) -> dict[str, Any]:
     """All five tasks, class-incremental; from the second on, each batch is followed by as many images of the memory.
 
-    Both count the same where `even`; otherwise the newest of t pairs counts 1/t.
+    Both count the same where `even`, eq. (8.5); otherwise the newest of t pairs counts 1/t.
     """
     torch.manual_seed(seed)
     model, ewc = MLP(hidden_size=400, hidden_layers=2), EWC(importance or 0)
@@ -189,13 +189,13 @@ def measure(
         result["within_task"] = sum(within) / len(within)  # the same model, told which two digits are possible
         images = torch.cat([task.test.tensors[0] for task in tasks])
         with torch.no_grad():
-            answers = model(images).argmax(1)
+            answers = model(images).argmax(1)  # of all classes, eq. (8.3)
         result["newest_classes"] = float((answers >= 8).double().mean())  # share of all test images called 8 or 9
     return result
 
 
 def odd_or_even(task: Task) -> Task:
-    """The same images with the label modulo 2."""
+    """The same images with the label modulo 2, eq. (8.2)."""
     parts = [TensorDataset(part.tensors[0], part.tensors[1] % 2) for part in (task.train, task.test)]
     return Task(task.name, {0: "even", 1: "odd"}, *parts)
 

@@ -5,7 +5,9 @@ web server and, by opening index.html, from the folder itself. A warning of Sphi
 """
 
 import base64
+import hashlib
 import html
+import io
 import json
 import os
 import re
@@ -27,15 +29,18 @@ SITE = ROOT / "site"
 WOVEN = ROOT / "build" / "book"
 KATEX = Path(os.environ.get("KATEX", ROOT / ".venv" / "katex"))  # where the Makefile puts the package that ships it
 
-EMBEDDED = re.compile(r'src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
+EMBEDDED = re.compile(r'(<img [^>]*?)src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
 NUMBERED = re.compile(r"Figure (\d+\.\d+)\.")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)((?:#[^)\s]*)?)(?=\))")
 NAVIGATION = re.compile(r"^(?:← )?\[\d\d .*\]\(\d\d_\w+\.ipynb\).*$\n+", re.MULTILINE)
 INSTEAD = {"README.md": "index.md", "files/results": "results.md"}  # the book's page for what a link in a text names
+ALONE = re.compile(r"^(!\[[^\]]*\]\([^)]*\))$", re.MULTILINE)  # a picture that is a paragraph
 CONDITION = re.compile(r"^%if (\S+)\n(.*?)^%end\n", re.MULTILINE | re.DOTALL)
 LINE = re.compile(r"^%line (\S+) (.+)$", re.MULTILINE)
 NOTEBOOKS = re.compile(r"^%notebooks$", re.MULTILINE)
 PLACES = re.compile(r"^%places (\d+\.\d+)$", re.MULTILINE)
+LETTERS = ("", *"bcdefghijklmnopqrstuvwxyz")  # tell pictures of one number apart
+WIDE = 2.45  # width over height from which a phone shows a figure larger than its window, to be moved sideways
 FONTS_NEEDED = re.compile(r"KaTeX_(?:AMS|Caligraphic|Main|Math|Size\d|Typewriter)")
 
 
@@ -141,21 +146,26 @@ def _opening(name: str, source: str) -> str:
 def _output(output: dict[str, Any], slider: dict[str, Any] | None, beside: Path) -> dict[str, Any]:
     """A figure's output with its picture in a file, and an address; anything else as it is."""
     markup = "".join(output.get("data", {}).get("text/html", ""))
-    embedded = EMBEDDED.search(markup)
-    if not embedded:
+    if not EMBEDDED.search(markup):
         return output
     number = NUMBERED.search("".join(output["data"]["text/plain"]))
-    image = base64.b64decode(embedded[1])
-    file = f"figure-{number[1] if number else f'{hash_of(image)}'}.png"
-    beside.mkdir(parents=True, exist_ok=True)
-    (beside / "figures").mkdir(exist_ok=True)
-    (beside / "figures" / file).write_bytes(image)
-    with Image.open(beside / "figures" / file) as picture:
-        width, height = picture.size
-    shown = re.search(r'width="(\d+)"', markup)
-    high = round(int(shown[1]) * height / width) if shown else height
-    markup = EMBEDDED.sub(f'src="figures/{file}" height="{high}" loading="lazy" decoding="async"', markup)
-    if number:
+    first = bool(number) and not (beside / "figures" / f"figure-{number[1]}.png").exists()
+    shapes: list[float] = []
+
+    def in_a_file(embedded: re.Match[str]) -> str:
+        image = base64.b64decode(embedded[2])
+        file = _picture(image, beside / "figures", number[1] if number else "")
+        with Image.open(io.BytesIO(image)) as picture:
+            width, height = picture.size
+        shapes.append(width / height)
+        shown = re.search(r'width="(\d+)"', embedded[1])
+        high = round(int(shown[1]) * height / width) if shown else height
+        return f'{embedded[1]}src="figures/{file}" height="{high}" loading="lazy" decoding="async"'
+
+    markup = EMBEDDED.sub(in_a_file, markup)
+    if shapes[0] > WIDE:
+        markup = markup.replace("<figure", '<figure class="wide"', 1)
+    if first:
         markup = markup.replace("<figure", f'<figure id="fig-{number[1].replace(".", "-")}"', 1)
     if slider:
         given = html.escape(json.dumps(slider, ensure_ascii=False), quote=True)
@@ -163,11 +173,13 @@ def _output(output: dict[str, Any], slider: dict[str, Any] | None, beside: Path)
     return output | {"data": {"text/html": markup, "text/plain": output["data"]["text/plain"]}}
 
 
-def hash_of(image: bytes) -> str:
-    """A short name for a picture that has no number."""
-    import hashlib
-
-    return hashlib.sha256(image).hexdigest()[:12]
+def _picture(image: bytes, folder: Path, number: str) -> str:
+    """The name of a new file that holds the picture: its figure's number, which several may share, or its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = number or hashlib.sha256(image).hexdigest()[:12]
+    file = next(file for letter in LETTERS if not (file := folder / f"figure-{name}{letter}.png").exists())
+    file.write_bytes(image)
+    return file.name
 
 
 def source_page(path: str, code: str) -> str:
@@ -230,7 +242,7 @@ def _page(text: str, place: Path) -> str:
     text = NOTEBOOKS.sub(entries, text)
     text = PLACES.sub(lambda found: f'<p class="places">{places(equations[found[1]], to_root)}</p>', text)
     text = LINE.sub(lambda found: _line(found[1], found[2], to_root), text)
-    return _relink(text, place.parent)
+    return _relink(ALONE.sub(r"\1{.wide}", text), place.parent)
 
 
 def _line(path: str, wanted: str, to_root: str) -> str:

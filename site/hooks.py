@@ -16,6 +16,8 @@ NOTEBOOKS = eq.notebooks()
 PREDICT = "Predict:"
 SIGNATURE = re.compile(r'<dl>\s*(<dd><(?:em|span) class="sig.*?)</dl>', re.DOTALL)  # over several lines: no list
 PARAMETER = '<div class="parameter">'
+EMPHASIS = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]*[^\s*])\*(?![\w*])")  # *word*, as in plain text; not θ*, nor *args
+LAMBDA = re.compile(r"<function [^>]*<lambda>>")
 SECTION = re.compile(r"\s*(?:Args|Attributes|Raises|Returns|Yields):$")
 
 
@@ -28,6 +30,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the hooks."""
     app.add_html_math_renderer("katex", (_inline_math, None), (_display_math, None))
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _skip)
     app.connect("doctree-read", _doctree)
     app.connect("html-page-context", _page, priority=900)  # after Furo's own
@@ -185,6 +188,13 @@ def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: A
     return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def _signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A default that is a function has no text that could be read as Python, without which Sphinx breaks no lines."""
+    return (LAMBDA.sub("...", signature) if signature else signature), returns
+
+
 def _docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Our docstrings are plain text with `code` in single backticks: say so in reStructuredText, in place."""
     lines[:] = restructured(lines)
@@ -206,11 +216,18 @@ def restructured(lines: list[str]) -> list[str]:
             new[place] = before.removesuffix("::").removesuffix(":") + "::"
         if literal is None and not line.lstrip().startswith(">>>"):
             pieces = re.split(r"(`+[^`]+`+)", line)
-            pieces[::2] = [re.sub(r"([*|_\\])", r"\\\1", piece) for piece in pieces[::2]]
+            pieces[::2] = [_escaped(piece) for piece in pieces[::2]]
             pieces[1::2] = [f"``{piece.strip('`')}``" for piece in pieces[1::2]]
             line = "".join(pieces)
         new.append(line)
     return new
+
+
+def _escaped(text: str) -> str:
+    """Text without code: nothing in it is markup but *emphasis*."""
+    pieces = [re.sub(r"([*|_\\])", r"\\\1", piece) for piece in EMPHASIS.split(text)]
+    pieces[1::2] = [f"*{emphasised}*" for emphasised in pieces[1::2]]
+    return "".join(pieces)
 
 
 def line_of(domain: str, info: dict[str, str]) -> str | None:

@@ -148,7 +148,8 @@ def _rows(table: Table, runs: Sequence[Run]) -> Iterable[str]:
     shown = [place for place, name in enumerate(table.keys) if any(key[place] is not None for key in keys)]
     headings = list(table.keys.values())
     yield "| " + " | ".join([*(headings[place] for place in shown), *table.numbers, "seeds"]) + " |"
-    yield "|" + "---|" * len(shown) + "--:|" * (len(table.numbers) + 1)
+    numeric = [all(isinstance(key[place], int | float | None) for key in keys) for place in shown]
+    yield "|" + "".join("--:|" if right else "---|" for right in [*numeric, *([True] * (len(table.numbers) + 1))])
     for key in keys:
         group = groups[key]
         cells = ["" if key[place] is None else _plain(key[place]) for place in shown]

@@ -31,6 +31,7 @@ CODE_SPAN = re.compile(r"(`+)(?!`).+?\1")
 DISPLAY_MATH = re.compile(r"\$\$.*?\$\$|\\begin\{(equation|align|gather)\*?\}.*?\\end\{\1\*?\}", re.DOTALL)
 TAG = re.compile(r"\\tag\{([^}]*)\}")
 CITATION = re.compile(r"\beqs?\.\s+\((\d+\.\d+)\)")
+TABLE = re.compile(r"^(\|.*\|)\s*\n\|(?:\s*:?-+:?\s*\|)+\s*$", re.MULTILINE)  # its first row
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*$", re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\s*<?([^)\s>]*)>?[^)]*\)|<a\s[^>]*href=\"([^\"]*)\"")
 EXERCISE = re.compile(r"^### Exercise (\d+)\.(\d+)\b")
@@ -218,6 +219,21 @@ def headings_form_a_tree(notebook: NotebookNode, path: Path) -> list[str]:
     return complaints
 
 
+def tables_have_headings(notebook: NotebookNode, path: Path) -> list[str]:
+    """Each column of a table has a heading: a screen reader says it before each cell."""
+    return [
+        f"{place} has a table with a column without heading: {head!r}"
+        for place, cell in _cells(notebook, "markdown")
+        for head in without_heading(_prose(cell))
+    ]
+
+
+def without_heading(markdown: str) -> list[str]:
+    """The first rows of those tables that leave a cell of it empty."""
+    heads = [found[1].strip() for found in TABLE.finditer(markdown)]
+    return [head for head in heads if not all(cell.strip() for cell in head.strip("|").split("|"))]
+
+
 def links_are_alive(notebook: NotebookNode, path: Path) -> list[str]:
     """Relative links in markdown lead to files that exist, and #anchors in this notebook to its headings."""
     complaints = []
@@ -330,6 +346,7 @@ RULES: list[Rule] = [
     opening_says_what_and_how_long,
     reading_time_is_counted,
     headings_form_a_tree,
+    tables_have_headings,
     links_are_alive,
     stored_clean,
     exercises_are_complete,

@@ -191,6 +191,11 @@ BROKEN = {
         replace(2, "![A bell curve.]", "![]"),
         "bell.png without alternative text",
     ),
+    "column without heading": (
+        rules.tables_have_headings,
+        replace(2, "$$F = ", "| | label |\n|---|:-:|\n| A | 1 |\n\n$$F = "),
+        "'| | label |'",
+    ),
     "long cell": (rules.code_cells_are_short, put(3, "\n".join(["x = 1"] * 31)), "31 lines"),
     "assert below a print": (rules.guards_stand_apart, put(3, "print(1)\nassert 1 < 2"), "ends in an assert"),
     "long visible cells": (rules.visible_code_is_short, long_cells, "12 lines in the median"),

@@ -1,5 +1,6 @@
 """What the book is made of, without building it: the map of equations, the sliders' frames, what the pages claim."""
 
+import base64
 import json
 import re
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notebook_rules import without_heading
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"
 sys.path.insert(0, str(SITE))
 
+import book  # noqa: E402
 import equations as eq  # noqa: E402
 import frames  # noqa: E402
 import tables  # noqa: E402
@@ -67,6 +70,36 @@ def test_frames_are_those_of_the_notebook(cell: str) -> None:
     for frame in held["frames"]:
         assert (frames.FOLDER / frame["file"]).read_bytes().startswith(b"\x89PNG")
         assert frame["alt"].endswith(f"Shown: {held['label']} = {frame['value']}.")
+
+
+@pytest.mark.parametrize("name", eq.notebooks())
+def test_the_book_shows_each_picture_of_the_notebooks(tmp_path: Path, name: str) -> None:
+    notebook = eq.notebooks()[name]
+    shown = book.woven(name, notebook, {}, tmp_path)
+    files: list[str] = []
+    ids: list[str] = []
+    for before, after in zip(notebook["cells"], shown["cells"], strict=True):
+        for own, other in zip(before.get("outputs", []), after.get("outputs", []), strict=True):
+            markup = "".join(own.get("data", {}).get("text/html", ""))
+            pictures = [base64.b64decode(each) for each in re.findall(r'src="data:image/png;base64,([^"]+)"', markup)]
+            if pictures:
+                told = other["data"]["text/html"]
+                named = re.findall(r'src="(figures/[^"]+)"', told)
+                assert [(tmp_path / file).read_bytes() for file in named] == pictures
+                files += named
+                ids += re.findall(r'id="([^"]+)"', told)
+    assert files
+    assert len(set(files)) == len(files)
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(SITE.glob("pages/*.md"))],
+    ids=lambda path: path.name,
+)
+def test_columns_have_headings(path: Path) -> None:
+    assert not without_heading(path.read_text(encoding="utf-8"))
 
 
 def test_the_tables_hold_what_the_files_hold() -> None:
