@@ -28,7 +28,6 @@ from contlearn.models import device_of, undisturbed
 from contlearn.per_image import Batch, Classifier, Forward, batched, gradients, joined, one_at_a_time, square
 
 _BUDGET = 2**24  # numbers that an intermediate result may hold: 64 MiB in single precision
-_PROVED = 128  # images that are looked at most closely, of each kind of batch
 _WORTH_BATCHING = 8  # images: for fewer, a loop is as fast as vmap
 _MIXED = (
     "the logits of an image depend on the other images of its batch, or change from call to call, so that it has no F "
@@ -156,13 +155,10 @@ class Sweep:
         def release() -> Iterator[Batch]:
             whole = joined(held)
             held.clear()
-            if whole.kind() not in self.known:  # what all are proved on need not be many
-                few = min(_PROVED, size)
-                yield whole[:few]
-                whole = whole[few:]
             parts = -(-whole.images // size)
-            for k in range(parts):  # as even as can be, for each costs a proof
-                yield whole[whole.images * k // parts : whole.images * (k + 1) // parts]
+            even = -(-whole.images // parts)  # for each part costs a proof
+            for start in range(0, whole.images, even):
+                yield whole[start : start + even]
 
         for batch in stream:
             if held and not (held[0].fits(batch) and sum(each.images for each in held) + batch.images <= size):
