@@ -9,7 +9,7 @@ that has to be differentiated is what comes after z. This is right if, in the pa
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -107,11 +107,14 @@ class Layer:
             return g.reshape(len(g), 1, -1, self.module.out_features).mT
         return g.reshape(len(g), self.module.groups, self.module.out_channels // self.module.groups, -1)
 
-    def of_image(self, g: Tensor, n: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """For image n the gradients of weight and bias, eq. (4.9), and the size of the sums they come from."""
+    def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is wrong in the gradients of weight and bias for image n, part by part, and the size of their terms."""
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
-        size = g.norm(dim=-1).max() * a.norm(dim=-1).max()
-        return {"weight": (g @ a.mT, size), "bias": (g.sum(-1), g.abs().sum(-1).max())}
+        if "weight" in truth:
+            size = g.norm(dim=-1).max() * a.norm(dim=-1).max()
+            yield truth["weight"].reshape(*g.shape[:2], -1).baddbmm_(g, a.mT, alpha=-1), size  # eq. (4.9)
+        if "bias" in truth:
+            yield truth["bias"].view_as(g[..., 0]) - g.sum(-1), g.abs().sum(-1).max()
 
     def add_squares(self, g: Tensor, budget: int) -> None:
         """Take in ∂/∂z for one of the vectors that are sent backwards."""
@@ -190,9 +193,11 @@ class Normalisation(Layer):
             return _precise(g).reshape(len(g), -1, size).mT
         return _precise(g).reshape(len(g), size, -1)
 
-    def of_image(self, g: Tensor, n: int) -> dict[str, tuple[Tensor, Tensor]]:
+    def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
-        return {k: (each.sum(-1), each.abs().sum(-1).max()) for k, each in (("weight", g * a), ("bias", g))}
+        for kind, true in truth.items():
+            terms = g * a if kind == "weight" else g
+            yield true.flatten() - terms.sum(-1), terms.abs().sum(-1).max()
 
     def add_squares(self, g: Tensor, budget: int) -> None:
         g = self.gradients(g)
@@ -216,10 +221,9 @@ class Embedding(Layer):
         g = _precise(g).reshape(len(g), -1, self.module.embedding_dim)
         return g if self.module.padding_idx is None else g * (self.patches() != self.module.padding_idx)[..., None]
 
-    def of_image(self, g: Tensor, n: int) -> dict[str, tuple[Tensor, Tensor]]:
+    def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, v = self.gradients(g)[n], self.patches()[n]
-        closed = g.new_zeros(self.module.weight.shape).index_add_(0, v, g)
-        return {"weight": (closed, g.abs().sum(0).max())}
+        yield truth["weight"].index_add(0, v, g, alpha=-1), g.abs().sum(0).max()
 
     def add_squares(self, g: Tensor, budget: int) -> None:
         g, rows = self.gradients(g), len(self.module.weight)
@@ -308,14 +312,12 @@ def agrees(
     layer: Layer, g: Tensor, n: int, expected: Mapping[str, Tensor | None], dtype: torch.dtype = torch.float32
 ) -> bool:
     """Whether g aᵀ is what autograd found for image n by itself, up to the rounding of such sums in `dtype`."""
-    for kind, (closed, size) in layer.of_image(g, n).items():
-        if kind in layer.names:
-            gradient = expected[layer.names[kind]]
-            error = closed if gradient is None else closed.sub_(gradient.reshape_as(closed))
-            least, most = error.aminmax()
-            if not bool(torch.maximum(-least, most) <= tolerance(dtype) * size):
-                return False
-    return True
+    truth = {}
+    for kind, name in layer.names.items():
+        true = expected[name]
+        true = torch.zeros_like(getattr(layer.module, kind)) if true is None else true
+        truth[kind] = true.detach().to(torch.promote_types(g.dtype, torch.float32))
+    return all(bool(error.abs_().max() <= tolerance(dtype) * size) for error, size in layer.errors(g, n, truth))
 
 
 def tolerance(dtype: torch.dtype) -> float:

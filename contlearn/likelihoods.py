@@ -167,9 +167,10 @@ def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, left_out: Tensor |
 
     def make(number: int, images: slice) -> Tensor:
         place, rank = divmod(number, classes - 1)
-        t = _exchanged(place, last[images])[:, None, None]
         c, root_c = (each[images, :, rank + 1 : rank + 2] for each in (order, root))
-        root_c = torch.zeros_like(root_c).scatter_(1, t, root_c.gather(1, t))  # only at place t
+        if positions > 1:  # only at place t
+            t = _exchanged(place, last[images])[:, None, None]
+            root_c = torch.zeros_like(root_c).scatter_(1, t, root_c.gather(1, t))
         v = (-m[images]).scatter_add_(-1, c, torch.ones_like(root_c))
         v *= root_c  # √p_c (e_c − m), eq. (4.3) and eq. (4.8)
         return v.view(-1, *says.shape[1:]).to(dtype)

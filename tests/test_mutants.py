@@ -206,10 +206,9 @@ MUTANTS = {
     ),
     "a layer that autograd does not reach is believed": Mutant(
         "layers",
-        "error = closed if gradient is None else",
-        """if gradient is None:
-                continue
-            error = closed if gradient is None else""",
+        "        true = torch.zeros_like(getattr(layer.module, kind)) if true is None else true",
+        """        if true is None:
+            continue""",
         "without_a_path",
     ),
     "every error under vmap is swallowed": Mutant(
