@@ -587,7 +587,7 @@ def megabytes(tensors: list[Tensor]) -> float:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Lines of Markdown."""
-    lines = ["| | time / ours | MiB | difference |", "|---|---|---|---|"]
+    lines = ["| library | time / ours | MiB | difference |", "|---|---|---|---|"]
     for who, row in rows.items():
         if "message" in row:
             lines.append(f"| {who} | `{row['message'].replace('|', '/')}` | | |")
@@ -606,7 +606,7 @@ RIGHT = 1e-3  # a difference up to this is rounding; above, something else was c
 def summary(results: dict[str, Any]) -> str:
     """The README's table: beside ours the fastest and the leanest that compute the same."""
     columns = ("fastest other: its time / ours", "leanest other: its memory / ours", "largest error: ours, theirs")
-    lines = [f"| | {' | '.join(columns)} |", "|---|---|---|---|"]
+    lines = [f"| case | {' | '.join(columns)} |", "|---|---|---|---|"]
     for title, rows in results["comparisons"].items():
         ours = rows["ours"]
         same = {who: r for who, r in rows.items() if not who.startswith("ours") and r.get("difference", 1) <= RIGHT}
