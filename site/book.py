@@ -114,6 +114,8 @@ def _bring(path: str, folder: Path) -> None:
 
 def woven(name: str, notebook: dict[str, Any], frames: dict[str, Any], beside: Path) -> dict[str, Any]:
     """A notebook as the book shows it: pictures as files in `beside`, frames for sliders, and no guards of bands."""
+    from hooks import BEGINS, ENDS
+
     cells = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -121,12 +123,15 @@ def woven(name: str, notebook: dict[str, Any], frames: dict[str, Any], beside: P
         if cell["cell_type"] == "markdown":
             if not cells:
                 source = _opening(name, NAVIGATION.sub("", source))
-            cells.append(cell | {"source": _relink(source, Path("notebooks"))})
+            source = _relink(source, Path("notebooks"))
+            if "answer" in tags:
+                source = f"% {BEGINS}\n\n{source}\n\n% {ENDS}"
+            cells.append(cell | {"source": source})
             continue
         if "band" in tags and not cell["outputs"]:
             tags = ["remove-cell"]  # kept in its place, so that cells count as in the notebook
-        elif tags:
-            tags = ["hide-input"]
+        elif set(tags) - {"answer"}:
+            tags = ["hide-input", *set(tags) & {"answer"}]
         outputs = [_output(output, frames.get(cell["id"]), beside) for output in cell["outputs"]]
         if cell["id"] in frames:
             outputs = [output for output in outputs if "text/html" in output.get("data", {"text/html": ""})]
