@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 EQUATIONS = eq.read()
 NOTEBOOKS = eq.notebooks()
 PREDICT = "Predict:"
+CHECKS = "Is everything in place?"
 BEGINS, ENDS = "the answer begins", "the answer ends"  # comments that book.py puts around a text tagged `answer`
 SIGNATURE = re.compile(r'<dl>\s*(<dd><(?:em|span) class="sig.*?)</dl>', re.DOTALL)  # over several lines: no list
 PARAMETER = '<div class="parameter">'
@@ -56,6 +57,7 @@ def _doctree(app: Sphinx, doctree: nodes.document) -> None:
         _name_cells(doctree, stem)
         _anchor_equations(doctree, name)
         _fold_answers(doctree)
+        _fold_checks(doctree)
     _link_equations(app, doctree, name)
 
 
@@ -161,6 +163,15 @@ def _folded(children: list[nodes.Node]) -> list[nodes.Node]:
             new.append(node)
     close()
     return new
+
+
+def _fold_checks(doctree: nodes.document) -> None:
+    """What looks at an installation is for those who run the notebook."""
+    for section in doctree.findall(nodes.section):
+        if section.children and section[0].astext() == CHECKS:
+            opening = '<details class="checks"><summary>If you run it yourself</summary>'
+            section.insert(1, nodes.raw("", opening, format="html"))
+            section.append(nodes.raw("", "</details>", format="html"))
 
 
 def _outputs(node: nodes.Element) -> list[nodes.Node]:
