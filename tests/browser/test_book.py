@@ -147,8 +147,20 @@ def test_search_finds_fisher(page: Any, address: str, folder: Path, complaints: 
 
 
 QUESTIONS = {
-    "answers.html": ("F_i", "what is F_i", "Fi", "1/2", "0.5", "½", "factor 1/2", "half", "factor", "which label"),
-    "start.html": ("training loop", "own training loop", "my own training loop", "custom loop", "install", "lambda"),
+    "answers.html": (
+        "F_i",
+        "what is F_i",
+        "Fi",
+        "1/2",
+        "0.5",
+        "½",
+        "factor 1/2",
+        "half",
+        "factor",
+        "which label",
+        "lambda",
+    ),
+    "start.html": ("training loop", "own training loop", "my own training loop", "custom loop", "install"),
 }
 
 
