@@ -34,6 +34,7 @@ NUMBERED = re.compile(r"Figure (\d+\.\d+)\.")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)((?:#[^)\s]*)?)(?=\))")
 NAVIGATION = re.compile(r"^(?:← )?\[\d\d .*\]\(\d\d_\w+\.ipynb\).*$\n+", re.MULTILINE)
 INSTEAD = {"README.md": "index.md", "files/results": "results.md"}  # the book's page for what a link in a text names
+ALONE = re.compile(r"^(!\[[^\]]*\]\([^)]*\))$", re.MULTILINE)  # a picture that is a paragraph
 CONDITION = re.compile(r"^%if (\S+)\n(.*?)^%end\n", re.MULTILINE | re.DOTALL)
 LINE = re.compile(r"^%line (\S+) (.+)$", re.MULTILINE)
 NOTEBOOKS = re.compile(r"^%notebooks$", re.MULTILINE)
@@ -41,7 +42,7 @@ PLACES = re.compile(r"^%places (\d+\.\d+)$", re.MULTILINE)
 NAMED = {"12_rivals": "12 EWC's relatives"}  # a notebook whose title is not its file's name
 INTO_THE_BOOK = re.compile(r'<span data-book="([^"]+)"(?: hidden)?>(.*?)</span>')  # alone, the laboratory has no links
 LETTERS = ("", *"bcdefghijklmnopqrstuvwxyz")  # tell pictures of one number apart
-WIDE = 1.7  # width over height from which a phone shows a figure larger than its window, to be moved sideways
+WIDE = 2.45  # width over height from which a phone shows a figure larger than its window, to be moved sideways
 FONTS_NEEDED = re.compile(r"KaTeX_(?:AMS|Caligraphic|Main|Math|Size\d|Typewriter)")
 
 
@@ -248,7 +249,7 @@ def _page(text: str, place: Path) -> str:
     text = NOTEBOOKS.sub(entries, text)
     text = PLACES.sub(lambda found: f'<p class="places">{places(equations[found[1]], to_root)}</p>', text)
     text = LINE.sub(lambda found: _line(found[1], found[2], to_root), text)
-    return _relink(text, place.parent)
+    return _relink(ALONE.sub(r"\1{.wide}", text), place.parent)
 
 
 def _line(path: str, wanted: str, to_root: str) -> str:

@@ -5,6 +5,14 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false; // a browser fetches no other page from a folder
 }
 
+// What a search shows of a page is its text: no formula's source, no line's number, no list of places.
+if (typeof Search !== "undefined") {
+  const textOf = Search.htmlToText;
+  const left = /<div class="math display[^>]*>[^<]*<\/div>|<p class="(?:places|notebook-file)">.*?<\/p>|<a class="linenos"[^>]*>[^<]*<\/a>/gs;
+  const plain = (_, tex) => tex.replace(/\\(?:text|mathrm|operatorname\*?|,|;)|[\\{}]/g, "");
+  Search.htmlToText = (page, anchor) => textOf.call(Search, page.replace(left, " ").replace(/<span class="math[^>]*>([^<]*)<\/span>/g, plain), anchor);
+}
+
 function typeset() {
   for (const place of document.querySelectorAll(".math")) {
     const displayMode = place.classList.contains("display");
@@ -12,17 +20,25 @@ function typeset() {
   }
 }
 
-// A line does not begin with the full stop, or the bracket, behind a formula.
+// No line ends in the bracket before a formula, or begins with the full stop behind it.
 function unbroken() {
+  const edge = (text, found, start) => {
+    const signs = text?.nodeType === Node.TEXT_NODE ? found.exec(text.data)?.[0] || "" : "";
+    if (signs) text.deleteData(start ? text.length - signs.length : 0, signs.length);
+    return signs;
+  };
   for (const place of document.querySelectorAll("span.math")) {
-    const ends = /^[.,;:!?)\]’”"]+/.exec(place.nextSibling?.nodeType === Node.TEXT_NODE ? place.nextSibling.data : "");
-    const last = [...place.querySelectorAll(".base")].pop();
-    if (!ends || !last) continue;
-    place.nextSibling.deleteData(0, ends[0].length);
-    const joined = document.createElement("span");
-    joined.className = "unbroken";
-    last.replaceWith(joined);
-    joined.append(last, ends[0]);
+    const parts = place.querySelectorAll(".base");
+    if (!parts.length) continue;
+    const ends = [[parts[0], edge(place.previousSibling, /[([“"]+$/, true), ""]];
+    ends.push([parts[parts.length - 1], "", edge(place.nextSibling, /^[.,;:!?)\]’”"]+/, false)]);
+    for (const [part, before, after] of ends) {
+      if (!before && !after) continue;
+      const joined = document.createElement("span");
+      joined.className = "unbroken";
+      part.replaceWith(joined);
+      joined.append(before, part, after);
+    }
   }
 }
 
@@ -71,7 +87,7 @@ function unfold() {
 
 // What scrolls sideways can be scrolled by keyboard.
 function reachable() {
-  for (const place of document.querySelectorAll(".highlight pre, .math.display, .table-wrapper, figure.wide")) {
+  for (const place of document.querySelectorAll(".highlight pre, .math.display, .table-wrapper, figure.wide, p:has(> img.wide)")) {
     if (place.scrollWidth > place.clientWidth + 1) place.tabIndex = 0;
     else place.removeAttribute("tabindex");
   }

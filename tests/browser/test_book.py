@@ -143,6 +143,11 @@ def test_search_finds_fisher(page: Any, address: str, folder: Path, complaints: 
     page.wait_for_function("document.querySelector('#search-results h2').textContent === 'Search Results'")
     hits = page.locator("ul.search li a").all_inner_texts()
     assert any("Fisher information" in hit for hit in hits), hits
+    if where == "served":  # from a folder a browser fetches no page to quote from
+        page.wait_for_load_state("networkidle")
+        quoted = " ".join(page.locator("ul.search p.context").all_inner_texts())
+        assert "Fisher" in quoted
+        assert not re.search(r"\\(begin|frac|sum|theta)", quoted), quoted
     assert not complaints
 
 
@@ -206,6 +211,26 @@ def test_the_laboratory_of_the_book_leads_back_into_it(page: Any, folder: Path, 
     assert not page.locator("a[href^='../']").count()
     assert not page.get_by_text("The book").is_visible()
     assert not complaints
+
+
+def test_the_reference_says_what_the_docstrings_mean(folder: Path) -> None:
+    text = (folder / "api" / "contlearn.wild.html").read_text(encoding="utf-8")
+    assert "<em>Which labels</em>" in text  # *Which labels* in the docstring
+    assert "(θ − θ*)²" in text
+    assert "lambda&gt;" not in text  # a default that is a function
+
+
+def test_punctuation_stays_with_its_formula(page: Any, address: str) -> None:
+    page.goto(f"{address}notebooks/00_start_here.html")
+    apart = page.evaluate(
+        """() => [...document.querySelectorAll('span.math')]
+            .filter(place => /^[.,;:)]/.test(place.nextSibling?.data) || /[(]$/.test(place.previousSibling?.data))
+            .map(place => place.parentElement.textContent.slice(0, 80))"""
+    )
+    assert not apart, apart
+    joined = page.locator("span.unbroken").all_text_contents()  # folded ones, too
+    assert len(joined) > 10
+    assert all(len(each) > 1 for each in joined)
 
 
 def test_equations_and_fonts_work_from_a_folder(page: Any, folder: Path, complaints: Any) -> None:
