@@ -347,7 +347,7 @@ class _Penalty(torch.autograd.Function):
     def forward(ctx: Any, importance: float, quadratic: Diagonal | Kronecker, *theta: Tensor) -> Tensor:
         value, ctx.pulls = quadratic.pull(theta)
         ctx.importance = importance
-        return 0.5 * importance * value
+        return 0.5 * importance * value  # eq. (5.2)
 
     @staticmethod
     @once_differentiable

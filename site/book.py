@@ -39,6 +39,8 @@ CONDITION = re.compile(r"^%if (\S+)\n(.*?)^%end\n", re.MULTILINE | re.DOTALL)
 LINE = re.compile(r"^%line (\S+) (.+)$", re.MULTILINE)
 NOTEBOOKS = re.compile(r"^%notebooks$", re.MULTILINE)
 PLACES = re.compile(r"^%places (\d+\.\d+)$", re.MULTILINE)
+NAMED = {"12_rivals": "12 EWC's relatives"}  # a notebook whose title is not its file's name
+INTO_THE_BOOK = re.compile(r'<span data-book="([^"]+)"(?: hidden)?>(.*?)</span>')  # alone, the laboratory has no links
 LETTERS = ("", *"bcdefghijklmnopqrstuvwxyz")  # tell pictures of one number apart
 WIDE = 2.45  # width over height from which a phone shows a figure larger than its window, to be moved sideways
 FONTS_NEEDED = re.compile(r"KaTeX_(?:AMS|Caligraphic|Main|Math|Size\d|Typewriter)")
@@ -88,8 +90,8 @@ def gather(folder: Path) -> None:
         _write(folder / "api" / f"contlearn.{path.stem}.md", f"# `contlearn.{path.stem}`\n\n{_api(path.stem)}")
     shutil.copytree(SITE / "frames", extra / "notebooks" / "frames", ignore=shutil.ignore_patterns("*.json"))
     if has_lab:
-        (extra / "lab").mkdir()
-        shutil.copy(SITE / "lab" / "index.html", extra / "lab")
+        alone = (SITE / "lab" / "index.html").read_text(encoding="utf-8")
+        _write(extra / "lab" / "index.html", INTO_THE_BOOK.sub(r'<a href="../\1">\2</a>', alone))
     _katex(folder / "_static" / "katex")
     for path in set(_linked(folder)):
         _bring(path, folder)
@@ -115,6 +117,8 @@ def _bring(path: str, folder: Path) -> None:
 
 def woven(name: str, notebook: dict[str, Any], frames: dict[str, Any], beside: Path) -> dict[str, Any]:
     """A notebook as the book shows it: pictures as files in `beside`, frames for sliders, and no guards of bands."""
+    from hooks import BEGINS, ENDS
+
     cells = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -122,12 +126,15 @@ def woven(name: str, notebook: dict[str, Any], frames: dict[str, Any], beside: P
         if cell["cell_type"] == "markdown":
             if not cells:
                 source = _opening(name, NAVIGATION.sub("", source))
-            cells.append(cell | {"source": _relink(source, Path("notebooks"))})
+            source = _relink(source, Path("notebooks"))
+            if "answer" in tags:
+                source = f"% {BEGINS}\n\n{source}\n\n% {ENDS}"
+            cells.append(cell | {"source": source})
             continue
         if "band" in tags and not cell["outputs"]:
             tags = ["remove-cell"]  # kept in its place, so that cells count as in the notebook
-        elif tags:
-            tags = ["hide-input"]
+        elif set(tags) - {"answer"}:
+            tags = ["hide-input", *set(tags) & {"answer"}]
         outputs = [_output(output, frames.get(cell["id"]), beside) for output in cell["outputs"]]
         if cell["id"] in frames:
             outputs = [output for output in outputs if "text/html" in output.get("data", {"text/html": ""})]
@@ -257,8 +264,8 @@ def _line(path: str, wanted: str, to_root: str) -> str:
 
 
 def _short(name: str) -> str:
-    """`05 Elastic weight consolidation` for 05_elastic_weight_consolidation."""
-    words = name.replace("_", " ")
+    """`05 Elastic Weight Consolidation` for 05_elastic_weight_consolidation."""
+    words = NAMED.get(name, name.replace("_", " "))
     short = words[:3] + words[3:].capitalize()
     for proper in ("EWC", "MNIST", "Elastic Weight Consolidation"):
         short = re.sub(rf"\b{proper}\b", proper, short, flags=re.IGNORECASE)

@@ -49,6 +49,7 @@ html_static_path = ["static", "../build/book/_static"]
 html_extra_path = ["../build/book/_extra"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_use_index = True
+html_search_scorer = str(HERE / "scorer.js")
 html_favicon = "static/icon.svg"
 html_math_renderer = "katex"
 html_css_files = ["book.css"]

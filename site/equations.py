@@ -3,6 +3,7 @@ r"""Which cells and lines of code are which equation: read from notebooks and co
 A notebook states an equation with a tag, `\tag{4.3}`; code names it, `eq. (4.3)`, in a comment, a docstring or a cell.
 """
 
+import ast
 import json
 import re
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Line(NamedTuple):
     path: str
     number: int
     text: str
+    told: bool = False  # in a docstring, which names the equation and computes nothing
 
     @property
     def url(self) -> str:
@@ -100,8 +102,15 @@ def cited(text: str) -> list[tuple[int, str, str]]:
     return found
 
 
+def docstrings(code: str) -> set[int]:
+    """The numbers of the lines that docstrings take."""
+    found = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Expr)]
+    texts = [node for node in found if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)]
+    return {number for node in texts for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+
+
 def read(root: Path = ROOT) -> dict[str, Equation]:
-    """All equations by number, in the order of the notebooks.
+    """All equations by number, in the order of the notebooks; of each, the lines that compute it precede docstrings.
 
     Raises ValueError if code names an equation that no notebook states, or two have one number.
     """
@@ -127,10 +136,12 @@ def read(root: Path = ROOT) -> dict[str, Equation]:
                     _stated(equations, number, f"{name}, cell {cell['id']}").cells.append(Cell(name, cell["id"], text))
     for path in sources(root):
         short = path.relative_to(root).as_posix()
-        for line, text, number in cited(path.read_text(encoding="utf-8")):
-            _stated(equations, number, f"{short}, line {line}").lines.append(Line(short, line, text))
-    for equation in equations.values():  # a line or a cell that names it twice is one
-        equation.lines = list(dict.fromkeys(equation.lines))
+        code = path.read_text(encoding="utf-8")
+        told = docstrings(code)
+        for line, text, number in cited(code):
+            _stated(equations, number, f"{short}, line {line}").lines.append(Line(short, line, text, line in told))
+    for equation in equations.values():  # a line or a cell that names it twice is one; what computes it comes first
+        equation.lines = sorted(dict.fromkeys(equation.lines), key=lambda line: line.told)
         equation.cells = list({cell.id: cell for cell in equation.cells}.values())
     return equations
 

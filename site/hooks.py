@@ -14,6 +14,8 @@ from sphinx.application import Sphinx
 EQUATIONS = eq.read()
 NOTEBOOKS = eq.notebooks()
 PREDICT = "Predict:"
+CHECKS = "Is everything in place?"
+BEGINS, ENDS = "the answer begins", "the answer ends"  # comments that book.py puts around a text tagged `answer`
 SIGNATURE = re.compile(r'<dl>\s*(<dd><(?:em|span) class="sig.*?)</dl>', re.DOTALL)  # over several lines: no list
 PARAMETER = '<div class="parameter">'
 EMPHASIS = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]*[^\s*])\*(?![\w*])")  # *word*, as in plain text; not θ*, nor *args
@@ -55,6 +57,7 @@ def _doctree(app: Sphinx, doctree: nodes.document) -> None:
         _name_cells(doctree, stem)
         _anchor_equations(doctree, name)
         _fold_answers(doctree)
+        _fold_checks(doctree)
     _link_equations(app, doctree, name)
 
 
@@ -72,51 +75,107 @@ def _anchor_equations(doctree: nodes.document, name: str) -> None:
         if tag := eq.TAG.search(node.astext()):
             equation = EQUATIONS[tag[1]]
             node["ids"] = [equation.anchor]
-            links = places(equation, "../", below=True)
+            links = places(equation, "../", below=_next_cell(equation))
             html = f'<p class="places">{links} · <a href="../map.html#map-{equation.anchor}">map</a></p>'
             node.parent.insert(node.parent.index(node) + 1, nodes.raw("", html, format="html"))
 
 
-def places(equation: eq.Equation, to_root: str, below: bool = False) -> str:
+def _next_cell(equation: eq.Equation) -> str:
+    """The id of the first code cell below the equation that the book shows."""
+    cells = iter(NOTEBOOKS[equation.notebook]["cells"])
+    stated = next(cell for cell in cells if f"\\tag{{{equation.number}}}" in "".join(cell["source"]))
+    assert stated["cell_type"] == "markdown"
+    shown = (c["id"] for c in cells if c["cell_type"] == "code" and "band" not in c["metadata"].get("tags", []))
+    return next(shown, "")
+
+
+def places(equation: eq.Equation, to_root: str, below: str | None = None) -> str:
     """Links to the cells and lines that compute an equation, as HTML; `to_root` is the way to the book's root.
 
-    With `below`, the line stands in the notebook that states the equation, and its first cell comes next.
+    `below` is the id of the cell that comes next, where the line stands in the notebook that states the equation.
     """
-    cells = [(cell.url, cell.notebook, f"cell {cell.id}") for cell in equation.cells]
-    if below and cells and cells[0][1] == equation.notebook:
-        cells[0] = (*cells[0][:2], "the cell below")
-    lines = [(line.url, f"{line.path.removeprefix('contlearn/')}, line {line.number}") for line in equation.lines]
-    links = [(url, text) for url, _, text in cells] + lines
+    cells = [(cell.url, cell.notebook, cell.id) for cell in equation.cells]
+    links = []
+    for url, notebook, cell in cells:
+        here = below is not None and notebook == equation.notebook and not links
+        words = ("the cell below" if cell == below else "a cell further down") if here else f"cell {cell}"
+        links.append((url, words))
+    links += [(line.url, f"{line.path.removeprefix('contlearn/')}, line {line.number}") for line in equation.lines]
     return "In code: " + " · ".join(f'<a href="{to_root}{url}">{escape(text)}</a>' for url, text in links)
 
 
 def _fold_answers(doctree: nodes.document) -> None:
-    """After a prediction is asked for, fold what answers it: the next cells' outputs and the text that tells them."""
-    for paragraph in list(doctree.findall(nodes.paragraph)):
-        if not any(isinstance(child, nodes.strong) and child.astext() == PREDICT for child in paragraph.children):
-            continue
+    """After a prediction is asked for, fold what tells the answer, and nothing else.
+
+    That is what a notebook's tag `answer` says: the outputs of a code cell, or a text. What stands between stays open.
+    """
+    questions = [
+        paragraph
+        for paragraph in doctree.findall(nodes.paragraph)
+        if any(isinstance(child, nodes.strong) and child.astext() == PREDICT for child in paragraph.children)
+    ]
+    for paragraph in questions:
+        paragraph["classes"].append("predict")
         parent = paragraph.parent
         start = parent.index(paragraph) + 1
-        code = next((k for k in range(start, len(parent)) if _is_code(parent[k])), None)
-        if code is None:
-            continue
-        end = code
-        while end < len(parent) and _is_code(parent[end]):
-            end += 1
-        while end < len(parent) and not _is_code(parent[end]) and not isinstance(parent[end], nodes.section):
-            if isinstance(parent[end], nodes.paragraph) and PREDICT in parent[end].astext():
-                break
-            end += 1
-        paragraph["classes"].append("predict")
-        first, folded = parent[code], list(parent.children[code + 1 : end])
-        outputs = [child for child in first.children if "cell_output" in child.get("classes", [])]
-        for child in outputs:
-            first.remove(child)
-        for child in folded:
-            parent.remove(child)
-        opening = '<details class="answer"><summary>Show the answer</summary>'
-        fold = [nodes.raw("", opening, format="html"), *outputs, *folded, nodes.raw("", "</details>", format="html")]
-        parent.insert(code + 1, fold)
+        end = next((k for k in range(start, len(parent)) if _ends(parent[k])), len(parent))
+        parent[start:end] = _folded(parent[start:end])
+    for comment in list(doctree.findall(nodes.comment)):
+        comment.parent.remove(comment)
+
+
+def _ends(node: nodes.Node) -> bool:
+    """Whether what answers a prediction ends before this node: a section, or the next prediction."""
+    return isinstance(node, nodes.section) or (isinstance(node, nodes.paragraph) and PREDICT in node.astext())
+
+
+def _folded(children: list[nodes.Node]) -> list[nodes.Node]:
+    """The same nodes with each run of answers in a fold; the code of a run's first cell stands above it."""
+    new: list[nodes.Node] = []
+    fold: list[nodes.Node] = []
+    silent: list[nodes.Node] = []  # code that shows nothing: it goes where what comes after it goes
+    summaries = iter(("Show the answer",))
+    telling = False  # between the two comments around a text that answers
+
+    def close() -> None:
+        if fold:
+            opening = f'<details class="answer"><summary>{next(summaries, "Show the result")}</summary>'
+            new.extend([nodes.raw("", opening, format="html"), *fold, nodes.raw("", "</details>", format="html")])
+            fold.clear()
+        new.extend(silent)
+        silent.clear()
+
+    for node in children:
+        if isinstance(node, nodes.comment):
+            telling = node.astext() == BEGINS
+        elif _is_code(node) and "tag_answer" in node["classes"] and not fold:
+            new.append(node)
+            fold += _outputs(node)
+            for output in fold:
+                node.remove(output)
+        elif telling or (_is_code(node) and "tag_answer" in node["classes"]):
+            fold += [*silent, node]
+            silent.clear()
+        elif fold and _is_code(node) and not _outputs(node):
+            silent.append(node)
+        else:
+            close()
+            new.append(node)
+    close()
+    return new
+
+
+def _fold_checks(doctree: nodes.document) -> None:
+    """What looks at an installation is for those who run the notebook."""
+    for section in doctree.findall(nodes.section):
+        if section.children and section[0].astext() == CHECKS:
+            opening = '<details class="checks"><summary>If you run it yourself</summary>'
+            section.insert(1, nodes.raw("", opening, format="html"))
+            section.append(nodes.raw("", "</details>", format="html"))
+
+
+def _outputs(node: nodes.Element) -> list[nodes.Node]:
+    return [child for child in node.children if "cell_output" in child.get("classes", [])]
 
 
 def _is_code(node: nodes.Node) -> bool:

@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 Rule = Callable[[NotebookNode, Path], list[str]]
 
 LONGEST_CELL = 30
+PREDICT = "**Predict:**"
 MEDIAN_CELL = 8
 FOLDED = runpy.run_path(str(Path(__file__).parents[1] / "notebooks" / "execute.py"))["FOLDED"].values()
 EXERCISES = range(3, 7)
@@ -252,6 +253,36 @@ def links_are_alive(notebook: NotebookNode, path: Path) -> list[str]:
     return complaints
 
 
+def answers_are_marked(notebook: NotebookNode, path: Path) -> list[str]:
+    """Each prediction has an answer, which the book folds: cells tagged `answer` before the next prediction or heading.
+
+    A text that is folded states no equation, and does not introduce the output of a cell that stays open.
+    """
+    complaints = []
+    asked = ""  # the prediction that waits for its answer
+    open_for_answers = False
+    cells = list(_cells(notebook))
+    for k, (place, cell) in enumerate(cells):
+        tagged = "answer" in cell.metadata.get("tags", [])
+        if tagged and not open_for_answers:
+            complaints.append(f"{place} is tagged answer, and answers no prediction of its section")
+        if cell.cell_type == "code":
+            asked = "" if tagged and cell.outputs else asked
+            continue
+        prose = _prose(cell)
+        marks = [found[0] for found in re.finditer(rf"^#+ .+$|{re.escape(PREDICT)}", prose, re.MULTILINE)]
+        if tagged and (marks or TAG.search(cell.source)):
+            complaints.append(f"{place} is tagged answer, and holds a heading, a prediction or an equation: split it")
+        for mark in marks:
+            if asked:
+                complaints.append(f"{asked} asks for a prediction: tag its output, and what tells it, as answer")
+            asked, open_for_answers = (place, True) if mark == PREDICT else ("", False)
+        shown = next((each for _, each in cells[k + 1 :] if each.cell_type == "markdown" or each.outputs), None)
+        if tagged and shown and shown.cell_type == "code" and "answer" not in shown.metadata.get("tags", []):
+            complaints.append(f"{place} is folded, but not the output that it introduces, of {shown.id}")
+    return [*complaints, f"{asked} asks for a prediction: nothing answers it"] if asked else complaints
+
+
 def stored_clean(notebook: NotebookNode, path: Path) -> list[str]:
     """The notebook was stored by execute.py: no clock times or versions; and every output is compared by nbval."""
     complaints = []
@@ -348,6 +379,7 @@ RULES: list[Rule] = [
     headings_form_a_tree,
     tables_have_headings,
     links_are_alive,
+    answers_are_marked,
     stored_clean,
     exercises_are_complete,
     solutions_are_accepted,

@@ -228,6 +228,26 @@ BROKEN = {
     "dead anchor": (rules.links_are_alive, replace(0, "#The-definition", "#A-definition"), "no heading"),
     "absolute link": (rules.links_are_alive, replace(0, "03_before.ipynb", "/03_before.ipynb"), "beside the notebook"),
     "dead HTML link": (rules.links_are_alive, put(2, '## A\n\n<a class="x" href="gone.md">a</a>'), "gone.md"),
+    "prediction without answer": (
+        rules.answers_are_marked,
+        put(2, "## A\n\n**Predict:** how much?"),
+        "cell 2 asks for a prediction: tag its output",
+    ),
+    "answer without prediction": (
+        rules.answers_are_marked,
+        attribute(lambda n: (n.cells[3].metadata, "tags", ["answer"])),
+        "cell 3 is tagged answer, and answers no prediction",
+    ),
+    "equation in an answer": (
+        rules.answers_are_marked,
+        attribute(lambda n: (n.cells[2].metadata, "tags", ["answer"])),
+        "split it",
+    ),
+    "introduced in a fold": (
+        rules.answers_are_marked,
+        attribute(lambda n: (n.cells[2].metadata, "tags", ["answer"])),
+        "cell 2 is folded, but not the output",
+    ),
     "clock times": (
         rules.stored_clean,
         attribute(lambda n: (n.cells[3].metadata, "execution", {"shell": "12:00"})),

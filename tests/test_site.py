@@ -47,6 +47,29 @@ def test_cells_and_lines_of_the_map_name_their_equation(number: str) -> None:
         assert f"({number})" in "".join(found["source"])
 
 
+def test_what_computes_an_equation_comes_before_what_tells_of_it() -> None:
+    first, *others = EQUATIONS["5.2"].lines
+    assert (first.path, first.text.split("  #")[0]) == ("contlearn/ewc.py", "return 0.5 * importance * value")
+    assert any(line.told for line in others)
+    for equation in EQUATIONS.values():
+        assert [line.told for line in equation.lines] == sorted(line.told for line in equation.lines)
+    assert eq.docstrings('"""One.\n\nTwo."""\nx = 1  # eq. (1.1)\n') == {1, 2, 3}
+
+
+@pytest.mark.parametrize("number", EQUATIONS)
+def test_the_cell_below_is_the_cell_below(number: str) -> None:
+    import hooks
+
+    equation = EQUATIONS[number]
+    cells = eq.notebooks()[equation.notebook]["cells"]
+    (place,) = (k for k, cell in enumerate(cells) if f"\\tag{{{number}}}" in "".join(cell["source"]))
+    shown = [cell["id"] for cell in cells[place:] if cell["cell_type"] == "code" and not cell["id"].endswith("-band")]
+    told = hooks.places(equation, "", hooks._next_cell(equation))
+    named = next((cell.id for cell in equation.cells if cell.notebook == equation.notebook), None)
+    assert ("the cell below" in told) == (named == shown[0])
+    assert ("a cell further down" in told) == (named in shown[1:])
+
+
 def test_citations_are_found_where_they_stand() -> None:
     text = "a = 1\nb = 2  # eq. (5.2)\n# eqs. (4.5), (4.6) and (4.7); not (4.8)\n"
     assert [(number, equation) for number, _, equation in eq.cited(text)] == [

@@ -64,7 +64,7 @@ def points() -> dict[str, Any]:
 
 
 def measured() -> dict[str, Any]:
-    """Means and standard errors in %, over the test seeds; and for each method the λ that validation chose."""
+    """Means, and lowest and highest, in %, over the test seeds; and for each method the λ that validation chose."""
     held = json.loads((ROOT / "files/results/laboratory.json").read_text(encoding="utf-8"))
     runs: dict[str, dict[tuple[str, float | None], list[tuple[float, float]]]] = {}
     for run in held["runs"]:
@@ -74,8 +74,8 @@ def measured() -> dict[str, Any]:
     def row(importance: float | None, pairs: list[tuple[float, float]]) -> dict[str, Any]:
         columns = list(zip(*pairs, strict=True))
         mean = [round(statistics.mean(column), 1) for column in columns]
-        error = [round(statistics.stdev(column) / len(column) ** 0.5, 1) for column in columns]
-        return {"lambda": importance, "mean": mean, "error": error}
+        spread = [[round(min(column), 1), round(max(column), 1)] for column in columns]
+        return {"lambda": importance, "mean": mean, "range": spread}
 
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for (method, importance), pairs in sorted(runs["test"].items(), key=lambda item: (item[0][0], item[0][1] or 0)):

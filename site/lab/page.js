@@ -487,7 +487,7 @@
         : four && run.springs === method && run.step && run.step < run.until
           ? "Go on"
           : `Learn clothes ${how}`;
-    $("more").disabled = !ready || running || !onClothes || run.step < run.until;
+    $("more").disabled = !ready || running || !four || run.step < run.until;
     for (const id of ["needs-2", "needs-3"]) $(id).hidden = Boolean(star);
     $("needs-4").hidden = Boolean(possible);
     $("needs-4").textContent = star ? "F has to be measured first." : "It has to read digits first.";
@@ -995,7 +995,7 @@
     $("runs").innerHTML = kept
       .map((r) => {
         const row = libraryRow(r.springs, r.lambdas),
-          cell = (k) => (row ? `${row.mean[k].toFixed(1)} ± ${row.error[k].toFixed(1)}` : "–");
+          cell = (k) => (row ? `${row.mean[k].toFixed(1)} (${row.range[k].map((v) => v.toFixed(1)).join(" to ")})` : "–");
         return `<tr><th scope="row"><span class="key" style="background:${colour(r.springs)}"></span>${METHODS[r.springs]}</th>
         <td>${r.springs === "unprotected" ? "" : r.lambdas.join(" → ")}</td><td>${percent(r.digits)}</td><td>${percent(r.clothes)}</td>
         <td>${fisher && fisher.needy ? few(needyShare(r.end)) : "–"}</td><td>${cell(0)}</td><td>${cell(1)}</td></tr>`;
@@ -1188,7 +1188,7 @@
     $("learn-ewc").addEventListener("click", () => learnClothes(method, true));
     $("more").addEventListener("click", () => {
       run.until += STEPS_B;
-      say("1,200 steps more.");
+      say("1,200 steps more of clothes.");
       start();
     });
     $("again").addEventListener("click", () => {

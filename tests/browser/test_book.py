@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pytest
 
@@ -148,6 +148,68 @@ def test_search_finds_fisher(page: Any, address: str, folder: Path, complaints: 
         quoted = " ".join(page.locator("ul.search p.context").all_inner_texts())
         assert "Fisher" in quoted
         assert not re.search(r"\\(begin|frac|sum|theta)", quoted), quoted
+    assert not complaints
+
+
+QUESTIONS = {
+    "answers.html": (
+        "F_i",
+        "what is F_i",
+        "Fi",
+        "1/2",
+        "0.5",
+        "½",
+        "factor 1/2",
+        "half",
+        "factor",
+        "which label",
+        "lambda",
+    ),
+    "start.html": ("training loop", "own training loop", "my own training loop", "custom loop", "install"),
+}
+
+
+@pytest.mark.parametrize(("target", "query"), [(page, query) for page, asked in QUESTIONS.items() for query in asked])
+def test_search_knows_what_people_type(page: Any, folder: Path, target: str, query: str) -> None:
+    page.goto(f"{(folder / 'search.html').as_uri()}?{urlencode({'q': query})}")
+    page.wait_for_function("document.querySelector('#search-results h2')?.textContent === 'Search Results'")
+    first = page.locator("ul.search li a").evaluate_all("links => links.slice(0, 3).map(link => link.href)")
+    assert any(f"/{target}" in link for link in first), first
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_fold_holds_what_answers_and_nothing_else(page: Any, folder: Path, name: str) -> None:
+    page.goto((folder / "notebooks" / f"{name}.html").as_uri())
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = [cell for cell in cells if cell["cell_type"] == "code" and cell["outputs"]]
+    answers = {cell["id"] for cell in shown if "answer" in cell["metadata"].get("tags", [])}
+    outside = page.evaluate(
+        "ids => ids.filter(id => [...document.querySelectorAll(`#${CSS.escape(id)} .cell_output`)]"
+        ".some(output => !output.closest('details.answer')))",
+        [f"cell-{cell['id']}" for cell in shown],
+    )
+    assert set(outside) == {f"cell-{cell['id']}" for cell in shown} - {f"cell-{each}" for each in answers}
+    folds = page.locator("details.answer")
+    asked = sum("**Predict:**" in "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert page.locator("p.predict").count() == asked <= folds.count()
+    assert not page.locator("details.answer [id^=eq-], details.answer p.predict").count()
+    for fold in folds.all():
+        assert fold.locator(".cell_output").count(), fold.inner_html()[:300]
+    texts = page.evaluate("[...document.querySelectorAll('article')].map(place => place.textContent).join()")
+    assert "the answer begins" not in texts
+
+
+def test_the_laboratory_of_the_book_leads_back_into_it(page: Any, folder: Path, complaints: Any) -> None:
+    page.goto((folder / "lab" / "index.html").as_uri())
+    links = page.locator("a[href^='../']").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert len(links) == 6
+    assert [link for link in links if not (folder / "lab" / link).resolve().is_file()] == []
+    page.get_by_role("link", name="The book").click()
+    page.wait_for_url("**/index.html")
+    assert "contlearn" in page.inner_text("article")
+    page.goto((ROOT / "site" / "lab" / "index.html").as_uri())  # alone: nothing to lead to
+    assert not page.locator("a[href^='../']").count()
+    assert not page.get_by_text("The book").is_visible()
     assert not complaints
 
 
