@@ -236,6 +236,13 @@ plain descent with η = 0.001, batches of 256, ten epochs a task.
 """
 
 
+def permuted_text() -> str:
+    """What the baseline's own penalty does, beside the rest."""
+    free = chosen(held("published"), protocol="Avalanche baseline", method="none", tasks=10)
+    told = f" Without any penalty the same steps end at {shown(percent(free))}: its λ of 1 protects nothing."
+    return PERMUTED + (told if free else "")
+
+
 def sections() -> list[Section]:
     """All of the ledger's tables."""
     run = "python experiments/published.py --only"
@@ -246,7 +253,7 @@ def sections() -> list[Section]:
             "Van de Ven 2025, Split MNIST, five ways to measure F", VAN_DE_VEN, f"{run} van_de_ven", van_de_ven_2025()
         ),
         Section("Van de Ven and Tolias 2019, Split MNIST", THREE, f"{run} three", van_de_ven_2019()),
-        Section("Permutations of MNIST", PERMUTED, f"{many}; {run} avalanche; {run} zenke", permutations()),
+        Section("Permutations of MNIST", permuted_text(), f"{many}; {run} avalanche; {run} zenke", permutations()),
     ]
 
 
@@ -305,6 +312,7 @@ CHANGES = {
     "learning rate not lowered": "only the second epoch at the full learning rate",
     "Adam": "only Adam with the penalty's gradient, in place of plain descent and the proximal step",
     "2,000 steps of 128": "only 2,000 steps of 128 a task at a constant rate",
+    "both": "both: 2,000 steps of 128, of Adam with the penalty's gradient",
 }
 
 
@@ -318,21 +326,25 @@ def counts(rows: list[Row]) -> tuple[int, int, int, int]:
 
 
 def conclusion() -> str:
-    """What took the points off, in words, from the runs with λ = a million that change one thing."""
-    apart = chosen(held("published"), protocol="domain", importance=1e6)
-    mean = {name: fmean(percent(runs)) for name in CHANGES if (runs := chosen(apart, method=name))}
-    if len(mean) < len(CHANGES):
+    """What took the points off, in words, from the runs that change one thing, each at its best λ."""
+    apart = chosen(held("published"), protocol="domain")
+    found = {name: runs for name in CHANGES if (runs := chosen(apart, method=name))}
+    if len(found) < len(CHANGES):
         return "Not all of these were run yet."
-    lost = {name: mean["split_mnist.py"] - value for name, value in mean.items()}
+    mean = {name: fmean(percent(best(runs, "mean")[1])) for name, runs in found.items()}
+    lost = {name: max(0.0, mean["split_mnist.py"] - value) for name, value in mean.items()}
+    tried = {
+        name: " · ".join(f"{v:,.0f}" for v in sorted({run["importance"] for run in found[name]})) for name in found
+    }
     return (
-        "It is the protocol. With λ = a million, more than five times as many steps a task cost "
-        f"{lost['2,000 steps of 128']:.0f} points and Adam {lost['Adam']:.0f}; dealing the digits anew costs "
-        f"{lost['digits dealt anew']:.0f}, a learning rate that is not lowered "
-        f"{max(0, lost['learning rate not lowered']):.0f}. "
-        "Many steps of Adam are what the published protocols have in common, and with both none of our runs, in the "
-        "table and above, comes near 78.9. So that is no find about EWC, but one about few steps with strong springs. "
-        f"(Seeds of these changes: {len({run['seed'] for run in apart})}. For the longer training, λ above a million "
-        "was not tried.)"
+        f"It is the protocol, and of that mostly the optimiser. Each change at its own best λ: Adam costs "
+        f"{lost['Adam']:.0f} points, more than five times as many steps a task {lost['2,000 steps of 128']:.0f}, both "
+        f"together {lost['both']:.0f}; dealing the digits anew costs {lost['digits dealt anew']:.0f}, a learning rate "
+        f"that is not lowered {lost['learning rate not lowered']:.0f}. And the protocol of 2019, with the λ of its own "
+        "code, ends here where it was published. So 78.9 is no find about EWC, but one about short training by plain "
+        "descent with strong springs. Seeds lie several points apart in this scenario, so none of these is known to "
+        f"better than that. (Seeds of these changes: {len({run['seed'] for run in apart})}. λ tried: "
+        f"{tried['2,000 steps of 128']} for the longer training, {tried['Adam']} for Adam, {tried['both']} for both.)"
     )
 
 

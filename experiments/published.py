@@ -260,7 +260,8 @@ DOMAIN: dict[str, tuple[float, ...]] = {
     "digits dealt anew": (1e6,),
     "learning rate not lowered": (1e6,),
     "split_mnist.py": (1e6,),
-    "2,000 steps of 128": (1e6, 1e7),
+    "2,000 steps of 128": (1e6, 1e7, 1e8),
+    "both": (1e4, 1e6, 1e8),
 }
 
 
@@ -287,8 +288,10 @@ def domain_run(mnist: Task, change: str, importance: float, seed: int) -> dict[s
             order = batches(count, 128, [0.05], 100 * seed + t, steps=STEPS)
         elif change == "Adam":
             order, every = batches(count, 64, [0.001, 0.001], 100 * seed + t), 0
+        elif change == "both":
+            order, every = batches(count, 128, [0.001], 100 * seed + t, steps=STEPS), 0
         adam = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
-        learn(model, part, order, adam if change == "Adam" else optimizer, ewc if t else None, every)
+        learn(model, part, order, adam if change in ("Adam", "both") else optimizer, ewc if t else None, every)
         learnt.append(test(model, part))
         if t < len(parts) - 1:
             ewc.consolidate(model, part.loader, progress=False)

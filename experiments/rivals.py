@@ -42,8 +42,8 @@ ON_WEIGHTS = ("EWC", "EWC with √F", "SI", "MAS", "logits reversal")
 METHODS = ("unprotected", *ON_WEIGHTS, "LwF")
 GRIDS: dict[str, tuple[float, ...]] = {
     "two": (30, 100, 300, 1000, 3000),
-    "task": (1000, 10_000, 100_000, 1_000_000),
-    "domain": (1000, 10_000, 100_000, 1_000_000),
+    "task": (100, 1000, 10_000, 100_000, 1_000_000),
+    "domain": (1000, 10_000, 100_000, 1_000_000, 10_000_000),
     "class": (1000, 100_000),
     "permuted": (3, 10, 30, 100),
 }
