@@ -18,9 +18,10 @@ from typing import Any
 
 import results
 
+from contlearn.__main__ import ROWS
+
 PAGE, ALONE = Path(__file__).parent.parent / "docs" / "scale.md", results.FOLDER / "three_acts.json"
 PROCESSES = (1, 2, 4)
-ROWS = ("A", "unprotected", "L2", "EWC", "Kronecker", "joint")
 
 
 def main() -> None:
@@ -52,18 +53,16 @@ def final(run: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def table(held: dict[str, Any], one_process: dict[str, Any]) -> str:
-    """For docs/scale.md: seed 0 on each number of processes, beside five seeds on one."""
+    """For docs/scale.md: each number of processes, beside five seeds on one."""
     seeds = [final(run) for run in one_process["runs"]]
-    lines = ["| MNIST / Fashion-MNIST, % | 1 process | 2 | 4 | five seeds on one process: lowest to highest |"]
-    lines.append("|---|---|---|---|---|")
-    for row in ROWS:
-        cells = [
-            " / ".join(f"{100 * value:.1f}" for value in run[row])
-            for run in sorted(held["runs"], key=lambda run: run["processes"])
-            if run["seed"] == 0
-        ]
+    runs = sorted(held["runs"], key=lambda run: (run["seed"], run["processes"]))
+    heads = [f"{run['processes']} process{'es' * (run['processes'] > 1)}, seed {run['seed']}" for run in runs]
+    lines = [f"| MNIST / Fashion-MNIST, % | {' | '.join(heads)} | seeds 0 to 4 on one: lowest to highest |"]
+    lines.append("|" + "---|" * (len(runs) + 2))
+    for row, name in ROWS.items():
+        cells = [" / ".join(f"{100 * value:.1f}" for value in run[row]) for run in runs]
         spread = [f"{100 * min(of):.1f}–{100 * max(of):.1f}" for of in zip(*(s[row] for s in seeds), strict=True)]
-        lines.append(f"| {row} | {' | '.join(cells)} | {' / '.join(spread)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {' / '.join(spread)} |")
     return "\n".join(lines)
 
 
