@@ -633,7 +633,7 @@ def conditions(results: dict[str, Any]) -> str:
 
 def pages(results: dict[str, Any]) -> dict[Path, str]:
     """What docs/peers.md and the README say between two comments."""
-    whole = [f"### {title[0].upper()}{title[1:]}\n\n{table(rows)}" for title, rows in results["comparisons"].items()]
+    whole = [f"## {title[0].upper()}{title[1:]}\n\n{table(rows)}" for title, rows in results["comparisons"].items()]
     return {
         ROOT / "docs" / "peers.md": "\n\n".join([conditions(results), *whole]),
         ROOT / "README.md": f"{summary(results)}\n\n{conditions(results)}",
