@@ -26,8 +26,8 @@ def test_tables_of_the_page_are_made_from_the_file(scale: ModuleType) -> None:
     results = json.loads((ROOT / "files" / "results" / "scale.json").read_text("utf-8"))
     page = (ROOT / "docs" / "scale.md").read_text("utf-8")
     assert scale.fill(page, scale.tables(results)) == page
-    assert [p["millions"] for p in results["points"] if p["processes"] == 1] == [1, 5, 20, 80]
-    assert {p["processes"] for p in results["points"]} == {1, 2, 4}
+    for processes in (1, 2, 4):
+        assert [p["millions"] for p in results["points"] if p["processes"] == processes] == [1, 5, 20, 80]
     for point in results["points"]:
         assert point["bytes of S and μ"] == 8 * point["parameters"]
         assert point["bytes reduced for a step"] == 0
