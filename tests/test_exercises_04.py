@@ -108,7 +108,9 @@ def test_an_untouched_choice_is_not_answered_yet(capsys):
     assert verdict(capsys, exercises.check_4_4, ...) == "not answered yet"
 
 
-@pytest.mark.parametrize(("check", "wrong", "misconception"), MISTAKES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("check", "wrong", "misconception"), MISTAKES, ids=lambda value: getattr(value, "__name__", str(value)[:40])
+)
 def test_a_typical_mistake_is_named(capsys, check, wrong, misconception):
     said = verdict(capsys, check, wrong)
     assert said.startswith("Not yet: ")
