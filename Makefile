@@ -32,7 +32,7 @@ site: .venv/site   ## the book, as a web site in build/site, from the notebooks'
 	$(BIN)/python site/book.py
 
 test-site: site   ## the book and JupyterLab in a real browser: Chromium or Chrome, found on the path or named by CHROMIUM
-	BROWSER_TESTS=required $(BIN)/pytest tests/browser
+	BROWSER_TESTS=required $(BIN)/pytest tests/test_site.py tests/browser
 
 bench-peers: .venv-peers/installed   ## the same of five other libraries, in an environment of its own
 	.venv-peers/bin/python benchmarks/peers.py

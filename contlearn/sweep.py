@@ -179,7 +179,7 @@ class Sweep:
                 logits = self._logits(batch[:1])[0]
             self.coarsest = max(self.coarsest, watch.coarsest, key=lambda dtype: torch.finfo(dtype).eps)
             numbers = watch.numbers + sum(layer.numbers for layer in self.layers) + 4 * logits.numel()
-            self.sizes[key] = max(1, min(2048, _BUDGET // max(1, numbers)))
+            self.sizes[key] = max(1, min(1024, _BUDGET // max(1, numbers)))
         return self.sizes[key]
 
     def _logits(self, batch: Batch) -> tuple[Tensor, Tensor | None]:

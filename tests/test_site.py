@@ -58,6 +58,7 @@ def test_what_computes_an_equation_comes_before_what_tells_of_it() -> None:
 
 @pytest.mark.parametrize("number", EQUATIONS)
 def test_the_cell_below_is_the_cell_below(number: str) -> None:
+    pytest.importorskip("docutils", reason="make test-site runs it")
     import hooks
 
     equation = EQUATIONS[number]
@@ -97,6 +98,7 @@ def test_frames_are_those_of_the_notebook(cell: str) -> None:
 
 @pytest.mark.parametrize("name", eq.notebooks())
 def test_the_book_shows_each_picture_of_the_notebooks(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("docutils", reason="make test-site runs it")
     notebook = eq.notebooks()[name]
     shown = book.woven(name, notebook, {}, tmp_path)
     files: list[str] = []
