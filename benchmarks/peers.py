@@ -44,6 +44,8 @@ from contlearn.fisher import kronecker_fisher
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "experiments"))
+from results import filled  # noqa: E402
+
 LIBRARIES = (
     *("torch", "backpack-for-pytorch", "curvlinops-for-pytorch", "nngeometry", "laplace-torch", "avalanche-lib"),
     "numpy",
@@ -643,13 +645,7 @@ def pages(results: dict[str, Any]) -> dict[Path, str]:
 def write_pages(results: dict[str, Any]) -> None:
     """Put it there."""
     for path, text in pages(results).items():
-        path.write_text(filled(path.read_text("utf-8"), text), encoding="utf-8")
-
-
-def filled(page: str, text: str) -> str:
-    """The page with the text in its place."""
-    before, rest = page.split("<!-- peers -->")
-    return f"{before}<!-- peers -->\n{text}\n<!-- end of peers -->{rest.split('<!-- end of peers -->')[1]}"
+        path.write_text(filled(path.read_text("utf-8"), "peers", text), encoding="utf-8")
 
 
 def processor() -> str:

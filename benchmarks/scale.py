@@ -14,6 +14,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,6 +36,9 @@ from torch.nn.parallel import DistributedDataParallel
 from contlearn import EWC, MLP, plots
 from contlearn.likelihoods import Estimator
 from contlearn.ranks import local
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+from results import filled
 
 FILES = Path(__file__).parent.parent / "files"
 PROCESSES, MILLIONS = (1, 2, 4), (1, 5, 20, 80)
@@ -222,9 +226,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 def fill(page: str, made: dict[str, str]) -> str:
     """The page with each table in its place, between two comments of its name."""
     for name, table in made.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, rest = page.split(begin)
-        page = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+        page = filled(page, name, table)
     return page
 
 

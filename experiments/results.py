@@ -28,6 +28,13 @@ def write(path: Path, command: str, compact: bool = False, **content: Any) -> No
     unfinished.replace(path)
 
 
+def filled(page: str, name: str, text: str) -> str:
+    """The page with the text between its two comments of that name."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
 class Runs:
     """A file of runs, each under the key that it was made with; a run that is there is not made again.
 

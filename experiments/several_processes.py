@@ -32,7 +32,8 @@ def main() -> None:
         for processes in PROCESSES:
             runs.once({"processes": processes, "seed": seed}, partial(acts, processes, seed))
     page = PAGE.read_text("utf-8")
-    PAGE.write_text(fill(page, table(runs.read(), json.loads(ALONE.read_text("utf-8")))), encoding="utf-8")
+    made = table(runs.read(), json.loads(ALONE.read_text("utf-8")))
+    PAGE.write_text(results.filled(page, "acts", made), encoding="utf-8")
 
 
 def acts(processes: int, seed: int) -> dict[str, Any]:
@@ -64,12 +65,6 @@ def table(held: dict[str, Any], one_process: dict[str, Any]) -> str:
         spread = [f"{100 * min(of):.1f}–{100 * max(of):.1f}" for of in zip(*(s[row] for s in seeds), strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} | {' / '.join(spread)} |")
     return "\n".join(lines)
-
-
-def fill(page: str, made: str) -> str:
-    """The page with the table in its place."""
-    before, rest = page.split("<!-- acts -->")
-    return f"{before}<!-- acts -->\n{made}\n<!-- end of acts -->{rest.split('<!-- end of acts -->')[1]}"
 
 
 if __name__ == "__main__":

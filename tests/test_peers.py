@@ -1,24 +1,13 @@
 """The pages about other libraries say what their results file holds."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
+import peers
 import pytest
+from results import filled
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def peers() -> ModuleType:
-    """The script, as a module; it imports the other libraries only when it measures."""
-    spec = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks" / "peers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +17,13 @@ def results() -> dict[str, object]:
     return found
 
 
-def test_pages_are_made_from_the_file(peers: ModuleType, results: dict[str, object]) -> None:
+def test_pages_are_made_from_the_file(results: dict[str, object]) -> None:
     for path, text in peers.pages(results).items():
         page = path.read_text("utf-8")
-        assert peers.filled(page, text) == page, path
+        assert filled(page, "peers", text) == page, path
 
 
-def test_every_case_and_every_library_is_there(
-    peers: ModuleType, results: dict[str, dict[str, dict[str, object]]]
-) -> None:
+def test_every_case_and_every_library_is_there(results: dict[str, dict[str, dict[str, object]]]) -> None:
     wanted = {f"{case}, {quantity}" for case in peers.CASES for quantity in ("exact", "empirical", "kronecker")}
     rows = results["comparisons"]
     assert wanted | {"a step of training, 1 task", "a step of training, 10 tasks"} == set(rows)
@@ -46,7 +33,7 @@ def test_every_case_and_every_library_is_there(
     assert all(row["ours"]["difference"] < 1e-4 for row in rows.values())
 
 
-def test_who_computes_something_else_is_neither_fastest_nor_leanest(peers: ModuleType) -> None:
+def test_who_computes_something_else_is_neither_fastest_nor_leanest() -> None:
     rows = {
         "ours": {"difference": 1e-6, "time / ours": 1.0, "peak MiB": 10.0},
         "wrong": {"difference": 0.5, "time / ours": 0.1, "peak MiB": 1.0},

@@ -1,28 +1,16 @@
 """The page about large models says what its results file holds."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
-import pytest
+import scale
 import several_processes
+from results import filled
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def scale() -> ModuleType:
-    """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("scale", ROOT / "benchmarks" / "scale.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_tables_of_the_page_are_made_from_the_file(scale: ModuleType) -> None:
+def test_tables_of_the_page_are_made_from_the_file() -> None:
     results = json.loads((ROOT / "files" / "results" / "scale.json").read_text("utf-8"))
     page = (ROOT / "docs" / "scale.md").read_text("utf-8")
     assert scale.fill(page, scale.tables(results)) == page
@@ -40,7 +28,7 @@ def test_the_acts_on_several_processes_end_where_seeds_do() -> None:
     held = json.loads((ROOT / "files" / "results" / "several_processes.json").read_text("utf-8"))
     alone = json.loads(several_processes.ALONE.read_text("utf-8"))
     page = several_processes.PAGE.read_text("utf-8")
-    assert several_processes.fill(page, several_processes.table(held, alone)) == page
+    assert filled(page, "acts", several_processes.table(held, alone)) == page
     assert [run["processes"] for run in held["runs"] if run["seed"] == 0] == [1, 2, 4]
     seeds = [several_processes.final(run) for run in alone["runs"]]
     for run in held["runs"]:
@@ -50,7 +38,7 @@ def test_the_acts_on_several_processes_end_where_seeds_do() -> None:
                 assert min(of) - apart <= own <= max(of) + apart, (run["processes"], row)
 
 
-def test_the_formulas_are_those_of_the_library(scale: ModuleType) -> None:
+def test_the_formulas_are_those_of_the_library() -> None:
     """On blocks small enough to build: bytes of what an EWC of each structure holds."""
     import torch
     from torch import nn
