@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.linalg import vector_norm
 from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
 
 _Node = Any  # of autograd's graph
 _BLOCK = 128  # rows at a time of a symmetric matrix
+_ROWS = 1024  # images in one sum of squares: in single precision a longer one loses digits
 
 
 _LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
@@ -111,7 +113,7 @@ class Layer:
         """What is wrong in the gradients of weight and bias for image n, part by part, and the size of their terms."""
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
         if "weight" in truth:
-            size = g.norm(dim=-1).max() * a.norm(dim=-1).max()
+            size = vector_norm(g, dim=-1).max() * vector_norm(a, dim=-1).max()
             yield truth["weight"].reshape(*g.shape[:2], -1).baddbmm_(g, a.mT, alpha=-1), size  # eq. (4.9)
         if "bias" in truth:
             yield truth["bias"].view_as(g[..., 0]) - g.sum(-1), g.abs().sum(-1).max()
@@ -133,8 +135,10 @@ class Layer:
     def squares(self) -> dict[str, Tensor]:
         """Σ_n Σ_v (∂/∂θ)² of the parameters, by name and in their shape, from the gradients taken in."""
         if "g²" in self._sums:
-            g2 = self._sums["g²"]
-            self._sums = {"weight": torch.einsum("ngot,ngit->goi", g2, self.patches().square()), "bias": g2.sum((0, 3))}
+            g2 = self._sums.pop("g²")
+            self._sums["bias"] = g2.sum((0, 3))
+            for g_part, a_part in zip(g2.split(_ROWS), self.patches().split(_ROWS), strict=True):
+                self._add("weight", torch.einsum("ngot,ngit->goi", g_part, a_part.square()))
         return {
             name: self._sums[kind].reshape(getattr(self.module, kind).shape)
             for kind, name in self.names.items()
@@ -163,7 +167,10 @@ class Layer:
         return whole, _mirrored(self._sums["G"]), a.shape[1]
 
     def _add(self, key: str, value: Tensor) -> None:
-        self._sums[key] = self._sums[key] + value if key in self._sums else value
+        if key in self._sums:
+            self._sums[key] += value
+        else:
+            self._sums[key] = value
 
 
 class Normalisation(Layer):
@@ -316,7 +323,7 @@ def agrees(
     for kind, name in layer.names.items():
         true = expected[name]
         true = torch.zeros_like(getattr(layer.module, kind)) if true is None else true
-        truth[kind] = true.detach().to(torch.promote_types(g.dtype, torch.float32))
+        truth[kind] = true.to(torch.promote_types(g.dtype, torch.float32))
     return all(bool(error.abs_().max() <= tolerance(dtype) * size) for error, size in layer.errors(g, n, truth))
 
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from contlearn.likelihoods import Vectors
 
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
+_GROUP = 32  # images whose squares are added up before they join the sum of all
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,32 @@ def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> di
 
 def one_at_a_time(
     classifier: Classifier, parameters: Mapping[str, Tensor], batch: Batch, vectors: Vectors
-) -> Iterator[tuple[str, Tensor]]:
-    """(∂/∂θ)² of image after image, vector after vector, by plain autograd: what everything else is compared with."""
-    for n in range(batch.images):
-        logits = classifier(batch[n : n + 1].value())[0]
-        of_image = vectors.of(slice(n, n + 1))
-        for k in range(len(vectors)):
-            for name, g in gradients(logits, parameters, of_image[k]).items():
-                if g is not None:
-                    yield name, square(g)
+) -> dict[str, Tensor]:
+    """Σ_n Σ_v (∂/∂θ)² by plain autograd, image after image, vector after vector: what all else is compared with.
+
+    In groups: one long sum in single precision would lose digits.
+    """
+    total: dict[str, Tensor] = {}
+    for start in range(0, batch.images, _GROUP):
+        group: dict[str, Tensor] = {}
+        for n in range(start, min(start + _GROUP, batch.images)):
+            logits = classifier(batch[n : n + 1].value())[0]
+            of_image = vectors.of(slice(n, n + 1))
+            for k in range(len(vectors)):
+                for name, g in gradients(logits, parameters, of_image[k]).items():
+                    if g is not None:
+                        add(group, name, square(g))
+        for name, squares in group.items():
+            add(total, name, squares)
+    return total
+
+
+def add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Add `value` to the sum of that name, in place, or begin one with it."""
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value
 
 
 class PaddingWithoutGradient(TorchFunctionMode):

@@ -25,7 +25,7 @@ from contlearn.data import pairs
 from contlearn.layers import Layer, agrees, candidates, connected, tolerance
 from contlearn.likelihoods import Estimator, Likelihood, Vectors, check_choices, vectors
 from contlearn.models import device_of, undisturbed
-from contlearn.per_image import Batch, Classifier, Forward, batched, gradients, joined, one_at_a_time, square
+from contlearn.per_image import Batch, Classifier, Forward, add, batched, gradients, joined, one_at_a_time, square
 
 _BUDGET = 2**24  # numbers that an intermediate result may hold: 64 MiB in single precision
 _WORTH_BATCHING = 8  # images: for fewer, a loop is as fast as vmap
@@ -42,7 +42,8 @@ class Step:
     def __init__(self, sweep: "Sweep", batch: Batch, logits: Tensor, vectors: Vectors) -> None:
         self.sweep, self.batch, self.logits, self.vectors = sweep, batch, logits, vectors
         self.layers, self.used, self.reorders = connected(sweep.layers, logits, batch.images, sweep.trainable)
-        self.first: dict[Layer, Tensor] = {}  # ∂/∂z for the first vector, which the proof needs before all others
+        self.v = vectors[0]
+        self.first: dict[Layer, Tensor] = {}  # ∂/∂z for this first vector, which the proof needs before all others
 
     def backward(self, layers: list[Layer], v: Tensor) -> dict[Layer, Tensor]:
         """∂(v · logits)/∂z of each layer."""
@@ -54,8 +55,8 @@ class Step:
 
     def squares(self, plain: list[Layer], factored: Iterable[Layer] = ()) -> Iterator[tuple[str, Tensor]]:
         """Σ_n Σ_v (∂/∂θ)² of all but the `factored` layers, which take in ∂/∂z for their factors."""
-        for k, v in enumerate(self.vectors):
-            found = self.backward(self.layers, v) if k else self.first
+        for k in range(len(self.vectors)):
+            found = self.backward(self.layers, self.vectors[k]) if k else self.first
             for layer in plain:
                 layer.add_squares(found[layer], _BUDGET)
             for layer in factored:
@@ -179,7 +180,7 @@ class Sweep:
                 logits = self._logits(batch[:1])[0]
             self.coarsest = max(self.coarsest, watch.coarsest, key=lambda dtype: torch.finfo(dtype).eps)
             numbers = watch.numbers + sum(layer.numbers for layer in self.layers) + 4 * logits.numel()
-            self.sizes[key] = max(1, min(1024, _BUDGET // max(1, numbers)))
+            self.sizes[key] = max(1, min(2048, _BUDGET // max(1, numbers)))
         return self.sizes[key]
 
     def _logits(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -221,12 +222,12 @@ class Sweep:
             self._refuse_mixing(batch[-4:])
         else:
             with torch.no_grad():
-                self._elsewhere(step, torch.arange(self.passes % min(16, batch.images), batch.images, 16).flip(0))
-        v = step.vectors[0]
-        step.first = step.backward(step.layers, v)
+                every = max(16, batch.images // 64)
+                self._elsewhere(step, torch.arange(self.passes % min(every, batch.images), batch.images, every).flip(0))
+        step.first = step.backward(step.layers, step.v)
         if new or step.reorders:
-            self._distrust(step, self._mixing_layers(step, v))
-        loudest = int(v.abs().reshape(len(v), -1).amax(1).argmax())
+            self._distrust(step, self._mixing_layers(step))
+        loudest = int(step.v.abs().reshape(batch.images, -1).amax(1).argmax())
         for n in sorted({0, batch.images // 2, batch.images - 1, loudest}) if new else [loudest]:
             wrong = self._differing(step, step.layers, n, self._alone(step, n))
             if wrong and not self._on_a_kink(step, n, wrong):
@@ -235,7 +236,7 @@ class Sweep:
 
     def _alone(self, step: Step, n: int) -> dict[str, Tensor | None]:
         """The gradients of image n by plain autograd, with that image alone."""
-        return gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, step.vectors[0][n : n + 1])
+        return gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, step.v[n : n + 1])
 
     def _differing(self, step: Step, layers: list[Layer], n: int, truth: Mapping[str, Tensor | None]) -> list[Layer]:
         return [layer for layer in layers if not agrees(layer, step.first[layer], n, truth, self.coarsest)]
@@ -246,7 +247,7 @@ class Sweep:
         Then its gradient is what autograd finds in the pass at hand, and other images have no such quarrel.
         """
         v = torch.zeros_like(step.logits)
-        v[n] = step.vectors[0][n]
+        v[n] = step.v[n]
         if self._differing(step, wrong, n, gradients(step.logits, self.trainable, v)):
             return False
         return not any(self._differing(step, wrong, m, self._alone(step, m)) for m in _others(n, step.batch.images))
@@ -261,9 +262,9 @@ class Sweep:
 
     def _agree(self, logits: Tensor, others: Tensor, possible: Tensor) -> bool:
         """Up to rounding, where they say something: a masked logit says nothing, and may be huge."""
-        size = others.masked_fill(~possible, 0).abs().reshape(len(others), -1).amax(1, keepdim=True)
-        error = (logits - others).masked_fill(~possible, 0).abs().reshape(len(others), -1)
-        return bool((error <= 4 * tolerance(self.coarsest) * size).all())
+        logits, others, silent = (each.reshape(len(each), -1) for each in (logits, others, ~possible))
+        size = others.masked_fill(silent, 0).abs().amax(1, keepdim=True)
+        return bool(((logits - others).abs() <= 4 * tolerance(self.coarsest) * size).logical_or(silent).all())
 
     def _quietly(self, batch: Batch) -> Tensor:
         """The logits without a graph, unless `forward` needs one, for hooks on its activations."""
@@ -273,8 +274,9 @@ class Sweep:
             with torch.enable_grad():
                 return self.classifier(batch.value())[0].detach()  # type: ignore[no-any-return]
 
-    def _mixing_layers(self, step: Step, v: Tensor) -> list[Layer]:
+    def _mixing_layers(self, step: Step) -> list[Layer]:
         """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
+        v = step.v
         signs = torch.rand(len(v), generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(v)
         turned = step.backward(step.layers, v * signs.view(-1, *[1] * (v.ndim - 1)))
         return [
@@ -362,9 +364,8 @@ class Sweep:
             if not self.by_loop and part.images >= _WORTH_BATCHING:
                 sums = self._batched(parameters, part, vectors)
             if sums is None:
-                yield from one_at_a_time(self.classifier, parameters, part, vectors)
-            else:
-                yield from sums.items()
+                sums = one_at_a_time(self.classifier, parameters, part, vectors)
+            yield from sums.items()
 
     def _batched(self, parameters: dict[str, nn.Parameter], part: Batch, vectors: Vectors) -> dict[str, Tensor] | None:
         """Σ_n Σ_v (∂/∂θ)², or None, and a warning, where vmap fails or disagrees with autograd."""
@@ -383,8 +384,7 @@ class Sweep:
                         if differs(n) and any(differs(m) for m in _others(n, part.images)):
                             raise RuntimeError("it disagrees with autograd")
                 for name, g in found.items():
-                    squares = square(g).sum(0)
-                    sums[name] = sums[name] + squares if name in sums else squares
+                    add(sums, name, square(g).sum(0))
         except RuntimeError as error:
             self.by_loop = True
             warnings.warn(

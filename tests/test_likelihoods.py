@@ -414,9 +414,9 @@ def test_a_class_that_is_masked_out_hides_no_mistake(estimator: Estimator) -> No
 def test_rows_that_change_places_in_a_later_batch_only() -> None:
     """In the first batch each image sends one token to each expert; in the second, two images send both to one."""
     model = built(Experts(torch.ones(4, dtype=torch.bool)))
-    signs = torch.tensor([1, -1]).repeat(1024 + 64, 1)  # a thousand are the most that are looked at together
-    signs[1030] = torch.tensor([1, 1])
-    signs[1060] = torch.tensor([-1, -1])
+    signs = torch.tensor([1, -1]).repeat(2048 + 64, 1)  # two thousand are the most that are looked at together
+    signs[2000] = torch.tensor([1, 1])
+    signs[2050] = torch.tensor([-1, -1])
     x, y = routed(signs), torch.zeros(len(signs), dtype=torch.int64)
     expected = oracles.fisher(model, x, y.tolist(), "empirical")
     oracles.assert_close(diagonal_fisher(model, [(x, y)], "empirical"), expected, 1e-10)
