@@ -5,7 +5,7 @@ What is sent backwards from the outputs says `likelihoods`; how it becomes squar
 `sweep` goes once through the data, and proves what is fast.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from contlearn import ranks
 from contlearn.likelihoods import Estimator, Likelihood
-from contlearn.per_image import Forward
+from contlearn.per_image import Forward, add
 from contlearn.sweep import Sweep
 
 
@@ -86,14 +86,13 @@ def diagonal_fisher(
     ranks.require_one_model(model)
     with ranks.all_or_none():
         sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
-        fisher = {name: torch.zeros_like(p, dtype=_real(p)) for name, p in sweep.trainable.items()}
+        sums = _Sums()
         count = 0  # images, or tokens
         for step in sweep.over(loader, progress):
-            for name, squares in step.squares(step.layers):
-                fisher[name] += squares
+            sums.add(step.squares(step.layers))
             count += step.vectors.units
     count = _units(count)
-    return {name: ranks.total(squares) / count for name, squares in fisher.items()}
+    return {name: _finite(name, ranks.total(squares).div_(count)) for name, squares in sums.of(sweep.parameters)}
 
 
 def uniform(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,7 +154,7 @@ def kronecker_fisher(
     """
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of each layer Σ a aᵀ, Σ g gᵀ, and the number of positions
     names: dict[str, tuple[str, ...]] = {}
-    diagonal: dict[str, Tensor] = {}
+    diagonal = _Sums()
     count = 0
     ranks.require_one_model(model)
     with ranks.all_or_none():
@@ -164,20 +163,19 @@ def kronecker_fisher(
             factored = [layer for layer in step.layers if layer.factored]
             own = {name for layer in factored for name in layer.names.values()}
             before = {name for parameters in names.values() for name in parameters}
-            if own & diagonal.keys() or before & (step.used - own):
+            if own & diagonal.names() or before & (step.used - own):
                 raise ValueError(
                     f"with inputs of shape {step.batch.shapes()[0]} the layers that have Kronecker factors are "
                     f"{[layer.name for layer in factored]}, but before they were {list(names)}; structure='diagonal' "
                     "takes both"
                 )
             plain = [layer for layer in step.layers if not layer.factored]
-            for name, squares in step.squares(plain, factored):
-                diagonal[name] = diagonal[name] + squares if name in diagonal else squares
+            diagonal.add(step.squares(plain, factored))
             for layer in factored:
                 a, g, places = layer.products()
                 if layer.name in sums:
                     old = sums[layer.name]
-                    a, g, places = old[0] + a, old[1] + g, old[2] + places
+                    a, g, places = old[0].add_(a), old[1].add_(g), old[2] + places
                 sums[layer.name], names[layer.name] = (a, g, places), tuple(layer.names.values())
             count += step.vectors.units
     with ranks.all_or_none():
@@ -186,17 +184,50 @@ def kronecker_fisher(
             raise ValueError(f"the ranks have Kronecker factors of different layers: {[list(kind) for kind in kinds]}")
     count = _units(count)
     named = {name for parameters in names.values() for name in parameters}
+    rest = {name: p for name, p in sweep.parameters.items() if name not in named}
     return KroneckerFisher(
         {
-            name: Factors(ranks.total(a) / count, ranks.total(g) / sum(ranks.gathered(places)), names[name])
+            name: Factors(
+                _finite(", ".join(names[name]), ranks.total(a).div_(count)),
+                _finite(", ".join(names[name]), ranks.total(g).div_(sum(ranks.gathered(places)))),
+                names[name],
+            )
             for name, (a, g, places) in ((name, sums[name]) for name in kinds[0])
         },
-        {
-            name: ranks.total(diagonal.get(name, torch.zeros_like(p, dtype=_real(p)))) / count
-            for name, p in sweep.trainable.items()
-            if name not in named
-        },
+        {name: _finite(name, ranks.total(squares).div_(count)) for name, squares in diagonal.of(rest)},
     )
+
+
+class _Sums:
+    """Sums by name, the newest terms apart: one long sum in single precision would lose digits."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, Tensor] = {}
+        self.older: dict[str, Tensor] = {}
+        self.times = 0
+
+    def add(self, terms: Iterable[tuple[str, Tensor]]) -> None:
+        """Keeps the tensors, and changes them."""
+        for name, term in terms:
+            add(self.newest, name, term)
+        self.times += 1
+        if self.times % 64 == 0:
+            self._join()
+
+    def _join(self) -> None:
+        for name, term in self.newest.items():
+            add(self.older, name, term)
+        self.newest = {}
+
+    def names(self) -> set[str]:
+        """Of which there are terms."""
+        return self.newest.keys() | self.older.keys()
+
+    def of(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The sum for each parameter; zero where there was no term."""
+        self._join()
+        for name, p in parameters.items():
+            yield name, self.older[name] if name in self.older else torch.zeros_like(p, dtype=_real(p))
 
 
 def _units(own: int) -> int:
@@ -205,6 +236,16 @@ def _units(own: int) -> int:
     if count == 0:
         raise ValueError("everything in the loader is labelled -100, so there is nothing to measure F on")
     return count
+
+
+def _finite(name: str, mean: Tensor) -> Tensor:
+    """It, if it is."""
+    if not bool(mean.isfinite().all()):
+        raise FloatingPointError(
+            f"F of {name} is not finite: gradients or inputs are too large to be squared in {mean.dtype}, or on their "
+            "way back 0 met infinity; bring the inputs to numbers around 1, or measure in float64"
+        )
+    return mean
 
 
 def _real(p: Tensor) -> torch.dtype:

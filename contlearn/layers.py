@@ -24,16 +24,13 @@ _ROWS = 1024  # images in one sum of squares: in single precision a longer one l
 
 
 _LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
-_REORDERING = (
-    "Index",
-    "Gather",
-    "Scatter",
-    "MaskedSelect",
-    "MaskedScatter",
-    "Take",
-    "Sort",
-    "Put",
-)  # of autograd's nodes
+# Of autograd's nodes those that leave each image in its row, whatever they are given.
+_ROWWISE = {
+    *("Relu", "LeakyRelu", "Elu", "Celu", "Gelu", "Silu", "Mish", "Tanh", "Sigmoid", "Softplus", "Hardtanh"),
+    *("Hardswish", "Hardsigmoid", "Add", "Mul", "Clone", "ToCopy", "MaxPool2DWithIndices", "AvgPool2D"),
+    *("NativeLayerNorm", "NativeGroupNorm", "NativeBatchNorm", "CudnnBatchNorm"),
+}
+_RESHAPING = {"View", "UnsafeView", "ReshapeAlias"}  # they do, where there are as many rows as images
 _NORMALISING = nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 
 
@@ -50,12 +47,11 @@ class Layer:
         self.factored = type(self) is Layer and getattr(module, "groups", 1) == 1 and "weight" in names
         kernel, normalised = getattr(module, "kernel_size", ()), getattr(module, "normalized_shape", ())
         self.dimensions = 2 + len(kernel) if kernel else 1 + max(1, len(normalised))  # of inputs that come in batches
-        self.listen()
-        self.listening = False
+        self.listening = False  # to the next forward pass
+        self.forget()
 
-    def listen(self) -> None:
-        """Forget the last forward pass, and record the next."""
-        self.listening = True
+    def forget(self) -> None:
+        """The last forward pass, and the memory that it takes."""
         self.inputs, self.shape = torch.empty(0), torch.Size()
         self.edge: GradientEdge | None = None  # where z stands in autograd's graph
         self._a: Tensor | None = None
@@ -63,7 +59,7 @@ class Layer:
 
     def record(self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Any) -> Any:
         """A forward hook."""
-        if not isinstance(output, Tensor):
+        if not isinstance(output, Tensor) or output.is_nested:
             return output
         if self.listening:
             # What an in-place ReLU makes of z later does not matter.
@@ -81,7 +77,11 @@ class Layer:
 
     def fits(self, images: int) -> bool:
         """Whether what the layer saw last has that many images along the first dimension."""
-        return self.inputs.ndim >= self.dimensions and len(self.inputs) == self.shape[0] == images
+        return (
+            self.inputs.layout is torch.strided
+            and self.inputs.ndim >= self.dimensions
+            and len(self.inputs) == self.shape[0] == images
+        )
 
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
@@ -160,10 +160,11 @@ class Layer:
         a = self.patches()[:, 0].transpose(0, 1).flatten(1)  # (I, N·T)
         if "counted" in self._sums:
             a = a[:, self._sums["counted"]]
-        whole = _mirrored(_add_gram(None, a))
+        inputs = len(a)
+        whole = a.new_full([inputs + ("bias" in self.names)] * 2, a.shape[1])
         if "bias" in self.names:
-            whole = pad(whole, (0, 1, 0, 1), value=a.shape[1])
-            whole[-1, :-1] = whole[:-1, -1] = a.sum(1)
+            whole[inputs, :inputs] = whole[:inputs, inputs] = a.sum(1)
+        _mirrored(_add_gram(whole[:inputs, :inputs].zero_(), a))
         return whole, _mirrored(self._sums["G"]), a.shape[1]
 
     def _add(self, key: str, value: Tensor) -> None:
@@ -225,8 +226,8 @@ class Embedding(Layer):
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z as (N, T, width), zero where autograd gives the padding none."""
-        g = _precise(g).reshape(len(g), -1, self.module.embedding_dim)
-        return g if self.module.padding_idx is None else g * (self.patches() != self.module.padding_idx)[..., None]
+        g, padding = _precise(g).reshape(len(g), -1, self.module.embedding_dim), self.module.padding_idx
+        return g if padding is None else g * (self.patches() != padding % len(self.module.weight))[..., None]
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, v = self.gradients(g)[n], self.patches()[n]
@@ -247,7 +248,10 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
     layers: list[Layer] = []
     for name, module in model.named_modules():
         bases = [base for base in (*_LINEAR, *_NORMALISING, nn.Embedding) if isinstance(module, base)]
-        if not bases or type(module).forward is not bases[0].forward:  # a subclass may do whatever it likes
+        if not bases or any(  # a subclass may do whatever it likes
+            getattr(getattr(module, method, None), "__func__", None) is not getattr(bases[0], method, None)
+            for method in ("forward", "_conv_forward")
+        ):
             continue
         kind: type[Layer] = Layer if isinstance(module, _LINEAR) else Normalisation
         kind = Embedding if isinstance(module, nn.Embedding) else kind
@@ -259,8 +263,10 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
         if isinstance(getattr(module, "padding", 0), str) or getattr(module, "padding_mode", "zeros") != "zeros":
             continue
         direct = dict(module.named_parameters(recurse=False))
+        if not all(p.numel() for p in direct.values()):
+            continue
         own = {k: name_of[id(direct[k])] for k in ("weight", "bias") if id(direct.get(k)) in name_of}
-        if own and all(trainable[n].is_floating_point() for n in own.values()):
+        if own and all(trainable[n].is_floating_point() and not trainable[n]._backward_hooks for n in own.values()):
             layers.append(kind(name, module, own))
     return layers
 
@@ -270,7 +276,7 @@ def connected(
 ) -> tuple[list[Layer], set[str], bool]:
     """Judged by autograd's graph of the last pass: the layers that saw as many inputs as there are images, and whose
     output lies on every path from the logits to their parameters; the names of the parameters with a path; and whether
-    rows may change places on the way to the logits, from one pass to the next in another way.
+    there is anything else on the way that might exchange images, from one pass to the next in another way.
     """
     consumers, leaves = _graph(logits)
 
@@ -293,7 +299,8 @@ def connected(
             for name in layer.names.values()
         )
     ]
-    reorders = any(node.name().startswith(_REORDERING) for node in consumers if node is not None)
+    known = {layer.edge.node for layer in found if layer.edge is not None}
+    reorders = any(not _rowwise(node, images) for node in consumers.keys() - known - {None})
     return found, {name for name, p in parameters.items() if id(p) in leaves}, reorders
 
 
@@ -313,6 +320,16 @@ def _graph(logits: Tensor) -> tuple[dict[_Node, list[_Node]], dict[int, _Node]]:
                     nodes.append(below)
                 consumers[below].append(node)
     return consumers, leaves
+
+
+def _rowwise(node: _Node, images: int) -> bool:
+    """Whether every image stays in its row here; of a layer that is no candidate, as of all that is unknown: no."""
+    if hasattr(node, "variable") or (node.name() == "TBackward0" and hasattr(node.next_functions[0][0], "variable")):
+        return True  # a parameter, or the transpose of one
+    kind = node.name().partition("Backward")[0]
+    if kind in _RESHAPING:
+        return bool(getattr(node, "_saved_self_sym_sizes", (0,))[0] == images)
+    return kind in _ROWWISE and not getattr(node, "_saved_training", False)
 
 
 def agrees(
@@ -341,7 +358,11 @@ def _add_gram(total: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _mirrored(total: Tensor) -> Tensor:
-    return total.triu() + total.triu(1).T
+    """With the other half; in place, for these matrices may be large."""
+    for start in range(0, len(total), _BLOCK):
+        end = start + _BLOCK
+        total[end:, start:end] = total[start:end, end:].T
+    return total
 
 
 def _precise(tensor: Tensor) -> Tensor:

@@ -97,6 +97,7 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
         model.train(training)
         yield
     finally:
+        model.train(before[model])  # not the flags alone: adapters that merge for eval() come apart again in here
         for module, was_training in before.items():
             module.training = was_training
 

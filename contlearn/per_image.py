@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from contlearn.likelihoods import Vectors
 
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
+_FEW = 16  # numbers in a tensor that may say which task it is
 _GROUP = 32  # images whose squares are added up before they join the sum of all
 
 
@@ -49,6 +50,10 @@ class Batch:
         leaves = [leaf[images] if part else leaf for leaf, part in zip(self.leaves, self.parts, strict=True)]
         return replace(self, leaves=leaves, images=len(range(self.images)[images]))
 
+    def copied(self) -> "Batch":
+        """In memory of its own."""
+        return replace(self, leaves=[leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves])
+
     def take(self, images: Tensor) -> "Batch":
         """A batch of the images with these numbers."""
         leaves = [
@@ -71,9 +76,12 @@ class Batch:
             )
         )
 
-    def kind(self) -> list[Any]:
-        """Its shapes, and all that is no tensor, such as the number of a task."""
-        return [*self.shapes(), *(repr(leaf) for leaf in self.leaves if not isinstance(leaf, Tensor))]
+    def kind(self) -> tuple[Any, ...]:
+        """Its shapes, and what all images share, such as the number of a task; no text, which may be a file's name."""
+        shared = [leaf for leaf, part in zip(self.leaves, self.parts, strict=True) if not part]
+        numbers = [leaf for leaf in shared if isinstance(leaf, Tensor) and not leaf.is_floating_point()]
+        others = [repr(leaf) for leaf in shared if not isinstance(leaf, Tensor | str)]
+        return *self.shapes(), *others, *(repr(each.tolist()) for each in numbers if each.numel() <= _FEW)
 
     def shapes(self) -> list[Any]:
         """What two batches have in common for which a model may be expected to do the same."""
@@ -151,18 +159,26 @@ class PaddingWithoutGradient(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if function is embedding:
-            tokens, weight, padding = _tokens_of(*args, **(kwargs or {}))
+        if function in (embedding, torch.embedding):
+            arguments = _of_functional if function is embedding else _of_torch
+            tokens, weight, padding = arguments(*args, **(kwargs or {}))
             if padding is not None:
                 return torch.where((tokens == padding % len(weight))[..., None], result.detach(), result)
         return result
 
 
-def _tokens_of(
+def _of_functional(
     input: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any
 ) -> tuple[Tensor, Tensor, int | None]:
     """What matters here of the arguments of `torch.nn.functional.embedding`."""
     return input, weight, padding_idx
+
+
+def _of_torch(
+    weight: Tensor, indices: Tensor, padding_idx: int = -1, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor, int | None]:
+    """The same of `torch.embedding`, where −1 is no padding."""
+    return indices, weight, padding_idx if padding_idx >= 0 else None
 
 
 def batched(

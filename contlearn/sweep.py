@@ -29,6 +29,7 @@ from contlearn.per_image import Batch, Classifier, Forward, add, batched, gradie
 
 _BUDGET = 2**24  # numbers that an intermediate result may hold: 64 MiB in single precision
 _WORTH_BATCHING = 8  # images: for fewer, a loop is as fast as vmap
+_NOT_FINITE = "is not finite: look for 0 times infinity on the way back, as behind a square root of 0"
 _MIXED = (
     "the logits of an image depend on the other images of its batch, or change from call to call, so that it has no F "
     "of its own; normalise with running statistics (track_running_stats=True), or by GroupNorm or LayerNorm, put "
@@ -54,15 +55,18 @@ class Step:
         return dict(zip(layers, found, strict=True))
 
     def squares(self, plain: list[Layer], factored: Iterable[Layer] = ()) -> Iterator[tuple[str, Tensor]]:
-        """Σ_n Σ_v (∂/∂θ)² of all but the `factored` layers, which take in ∂/∂z for their factors."""
+        """Σ_n Σ_v (∂/∂θ)² of all but the `factored` layers, which take in ∂/∂z for their factors. Works once."""
         for k in range(len(self.vectors)):
             found = self.backward(self.layers, self.vectors[k]) if k else self.first
             for layer in plain:
-                layer.add_squares(found[layer], _BUDGET)
+                layer.add_squares(found.pop(layer), _BUDGET)
             for layer in factored:
-                layer.add_products(found[layer], self.vectors.used)
+                layer.add_products(found.pop(layer), self.vectors.used)
+            found.clear()
+        self.logits = self.logits.detach()  # autograd's graph has served, and its memory is wanted
         for layer in plain:
             yield from layer.squares().items()
+            layer.forget()
         yield from self.sweep.others(self)
 
 
@@ -85,7 +89,8 @@ class Sweep:
             model = model.module
         self.model, self.estimator, self.likelihood = model, estimator, likelihood
         self.samples, self.generator = samples, generator
-        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.trainable = {name: p for name, p in self.parameters.items() if p.numel()}  # those of rank 0 hold nothing
         if not self.trainable:
             raise ValueError(
                 "the model has no trainable parameter: set requires_grad=True on those that EWC shall protect"
@@ -98,6 +103,11 @@ class Sweep:
             )
         if any(p.is_meta for p in model.parameters()):
             raise ValueError("the model is on the meta device, its weights hold no numbers: load them first")
+        if any(p.is_inference() for p in model.parameters()):
+            raise ValueError(
+                "the model's parameters were made under torch.inference_mode(), so that they have no gradients: build "
+                "or load it outside of that"
+            )
         self.pairs = forward is None
         self.classifier = Classifier(
             model, forward or (lambda model, batch: (model(batch[0]), batch[1])), device_of(model).type
@@ -105,10 +115,12 @@ class Sweep:
         self.layers = candidates(model, self.trainable)
         self.sizes: dict[str, int] = {}
         self.coarsest = torch.float64  # of the dtypes that forward computes in: what rounding may explain
-        self.known: list[Any] = []  # shapes for which the full proof was made
+        self.known: set[tuple[Any, ...]] = set()  # kinds of batches for which the full proof was made
         self.passes = 0
         self.recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-        self.by_loop = self.recurrent  # torch.func has no rule for those
+        # torch.func has no rule for those, and does not run the hooks of a parameter's gradient.
+        self.by_loop = self.recurrent or any(p._backward_hooks for p in self.trainable.values())
+        self.unequal = 0  # how often vmap's gradients did not add up
 
     def over(self, loader: Iterable[Any], progress: bool) -> Iterator[Step]:
         device = device_of(self.model)
@@ -139,8 +151,12 @@ class Sweep:
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True
+        shared: set[tuple[Any, int]] = set()  # which leaves were not cut into images, and cannot be by chance later on
         for value in pairs(loader, device) if self.pairs else loader:
             batch = Batch.of(value, device)
+            places = [(str(batch.form), k) for k in range(len(batch.leaves))]
+            shared.update(place for place, part in zip(places, batch.parts, strict=True) if not part)
+            batch = replace(batch, parts=[place not in shared for place in places])
             if batch.images:
                 empty = False
                 yield batch
@@ -169,6 +185,8 @@ class Sweep:
             held.append(batch)
             if sum(each.images for each in held) >= size or not batch.fits(batch):
                 yield from release()
+            else:
+                held[-1] = batch.copied()  # a loader may fill the same memory again
         if held:
             yield from release()
 
@@ -186,7 +204,8 @@ class Sweep:
     def _logits(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """A forward pass that the layers record."""
         for layer in self.layers:
-            layer.listen()
+            layer.forget()
+            layer.listening = True
         versions = [leaf._version for leaf in batch.leaves if isinstance(leaf, Tensor)]
         returned = self.classifier(batch.value())
         if not isinstance(returned, tuple) or len(returned) != 2:
@@ -212,7 +231,7 @@ class Sweep:
         self.passes += 1
         new = batch.kind() not in self.known
         if new:
-            self.known.append(batch.kind())
+            self.known.add(batch.kind())
             with torch.no_grad():
                 for half in torch.arange(batch.images).flip(0).chunk(2):
                     self._elsewhere(step, half)
@@ -225,6 +244,8 @@ class Sweep:
                 every = max(16, batch.images // 64)
                 self._elsewhere(step, torch.arange(self.passes % min(every, batch.images), batch.images, every).flip(0))
         step.first = step.backward(step.layers, step.v)
+        if new:
+            self._refuse_bent_gradients(step)
         if new or step.reorders:
             self._distrust(step, self._mixing_layers(step))
         loudest = int(step.v.abs().reshape(batch.images, -1).amax(1).argmax())
@@ -277,7 +298,7 @@ class Sweep:
     def _mixing_layers(self, step: Step) -> list[Layer]:
         """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
         v = step.v
-        signs = torch.rand(len(v), generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(v)
+        signs = torch.rand(len(v), generator=_generator()).sub(0.5).sign().to(v)
         turned = step.backward(step.layers, v * signs.view(-1, *[1] * (v.ndim - 1)))
         return [
             layer
@@ -307,17 +328,52 @@ class Sweep:
         ]
         own = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]  # forward may write to these
+        numbers = [leaf for leaf, part in zip(leaves, batch.parts, strict=True) if part and not leaf.requires_grad]
+
+        def embedded(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            """Integers have no gradients, but what an embedding makes of them has."""
+            if any(args and args[0].shape == leaf.shape and bool((args[0] == leaf).all()) for leaf in numbers):
+                own.append(output if output.requires_grad else output.requires_grad_())
+            return output
+
         try:
-            logits = self.classifier(replace(batch, leaves=inputs).value())[0]
+            with ExitStack() as hooks:
+                for module in self.model.modules():
+                    if isinstance(module, nn.Embedding):
+                        hooks.callback(module.register_forward_hook(embedded, prepend=True).remove)
+                logits = self.classifier(replace(batch, leaves=inputs).value())[0]
         except RuntimeError:
             self._quietly(batch)  # raises what has another reason
             return
         for n in range(batch.images if own and logits.requires_grad else 0):
             v = torch.zeros_like(logits)
             v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])
-            found = torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True)
-            if any(bool(torch.cat((g[:n], g[n + 1 :])).any()) for g in found if g is not None):
-                raise ValueError(_MIXED)
+            for g in torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True):
+                of_others = torch.cat((g[:n], g[n + 1 :])) if g is not None else torch.zeros(())
+                if bool(of_others.isnan().any()):
+                    raise FloatingPointError(f"the gradient of a logit with respect to an input {_NOT_FINITE}")
+                if bool(of_others.any()):
+                    raise ValueError(_MIXED)
+
+    def _refuse_bent_gradients(self, step: Step) -> None:
+        """Where vectors stand for several labels, gradients must be linear in them: that of −4 v is −4 times that of v.
+
+        One that is clipped on its way back is not. (Nor is one in float16, where the small ones vanish.)
+        """
+        if (self.estimator != "exact" and self.samples == 1) or self.coarsest is torch.float16:
+            return
+        n = int(step.v.abs().reshape(step.batch.images, -1).amax(1).argmax())
+        logits, v = self._elsewhere(step, torch.tensor([n])), step.v[n : n + 1]
+        once, turned = (gradients(logits, self.trainable, factor * v) for factor in (1, -4))
+        straight = _same({n: -4 * g for n, g in once.items() if g is not None}, turned, self.coarsest)
+        for layer, g in step.backward(step.layers, -4 * step.v).items():
+            straight &= bool((g + 4 * step.first[layer]).abs().max() <= tolerance(self.coarsest) * g.abs().max())
+        if not straight:
+            raise ValueError(
+                "gradients are changed on their way back, by a hook or a function that clips them or is not linear in "
+                f"another way, so that vectors cannot stand for several labels, as with estimator={self.estimator!r}: "
+                "switch that off, or take 'empirical'"
+            )
 
     @torch.no_grad()
     def _refuse_hidden_parameters(self, step: Step) -> None:
@@ -325,7 +381,8 @@ class Sweep:
         hidden = {name: p for name, p in self.trainable.items() if name not in step.used}
         if not hidden:
             return
-        image = step.batch[:1]
+        self._refuse_merged(hidden, step.batch)
+        image = step.batch[:16]
         before, logits = {name: p.data for name, p in hidden.items()}, self._quietly(image)
         try:
             for p in hidden.values():
@@ -340,6 +397,32 @@ class Sweep:
                 f"the logits depend on {', '.join(hidden)}, or on some of them, but no gradient reaches them: forward "
                 "runs them under no_grad or inference_mode, detaches what they make, or checkpoints them with "
                 "use_reentrant=True. Freeze them with requires_grad_(False), or checkpoint with use_reentrant=False"
+            )
+
+    @torch.enable_grad()
+    def _refuse_merged(self, hidden: Mapping[str, Tensor], batch: Batch) -> None:
+        """Nor may it be that `train()` brings into the graph what `eval()` leaves out."""
+        own = {id(p) for p in hidden.values()}
+        owners = [
+            module
+            for module in self.model.modules()
+            if own & {id(p) for p in module._parameters.values()} and not hasattr(module, "running_mean")
+        ]
+        try:
+            for module in owners:
+                module.train()
+            logits = self.classifier(batch[:16].value())[0]
+        except Exception:  # what does not run in train() does not hide in eval()
+            return
+        finally:
+            for module in owners:
+                module.eval()
+        _, used, _ = connected([], logits, batch.images, hidden) if logits.grad_fn is not None else ([], set(), False)
+        if used:
+            raise ValueError(
+                f"{', '.join(used)} take part in train() mode, but not in eval() mode, in which F is measured: "
+                "adapters that merge into other weights are like that, and weights kept from an earlier pass. "
+                "Switch it off"
             )
 
     @torch.no_grad()
@@ -368,8 +451,10 @@ class Sweep:
             yield from sums.items()
 
     def _batched(self, parameters: dict[str, nn.Parameter], part: Batch, vectors: Vectors) -> dict[str, Tensor] | None:
-        """Σ_n Σ_v (∂/∂θ)², or None, and a warning, where vmap fails or disagrees with autograd."""
+        """Σ_n Σ_v (∂/∂θ)², or None where vmap fails or disagrees with autograd, on single images or on their sum."""
         sums: dict[str, Tensor] = {}
+        totals: dict[str, Tensor] = {}  # Σ_n Σ_v ± ∂/∂θ, in which every image and every vector counts
+        signs = [2 * int(bit) - 1 for bit in torch.randint(2, (len(vectors),), generator=_generator())]
         try:
             for k, found in enumerate(batched(self.classifier, parameters, part, vectors)):
                 if k == 0:
@@ -385,6 +470,7 @@ class Sweep:
                             raise RuntimeError("it disagrees with autograd")
                 for name, g in found.items():
                     add(sums, name, square(g).sum(0))
+                    add(totals, name, signs[k] * g.sum(0, dtype=torch.promote_types(g.dtype, torch.float32)))
         except RuntimeError as error:
             self.by_loop = True
             warnings.warn(
@@ -393,13 +479,38 @@ class Sweep:
                 stacklevel=6,
             )
             return None
-        return sums
+        v = torch.stack([sign * vectors[k] for k, sign in enumerate(signs)]).sum(0)
+        truth = gradients(self.classifier(part.value())[0], parameters, v)
+        if self._add_up(totals, truth, sums):
+            return sums
+        self.unequal += 1
+        if self.unequal == 2:  # once it may be an image on the edge of a ReLU
+            warnings.warn(
+                f"for some images torch.func.vmap finds other gradients of {', '.join(parameters)} than autograd, so a "
+                "loop does what was batched with them: as right, but slower",
+                stacklevel=6,
+            )
+        return None
+
+    def _add_up(
+        self, totals: Mapping[str, Tensor], truth: Mapping[str, Tensor | None], squares: Mapping[str, Tensor]
+    ) -> bool:
+        """Whether sums over images are what autograd finds for all of them, up to the rounding of such terms."""
+        largest = max(float(each.max()) for each in squares.values()) ** 0.5
+        for name, found in totals.items():
+            true = truth[name]
+            error = found if true is None else found - true
+            size = max(float(squares[name].max()) ** 0.5, 0.0 if true is None else float(true.abs().max()))
+            bound = max(tolerance(self.coarsest) * size, 32 * torch.finfo(self.coarsest).eps * largest)
+            if not float(error.abs().max()) <= bound:
+                return False
+        return True
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
         with ExitStack() as stack:
             for layer in self.layers:
-                stack.callback(layer.module.register_forward_hook(layer.record, with_kwargs=True).remove)
+                stack.callback(layer.module.register_forward_hook(layer.record, prepend=True, with_kwargs=True).remove)
             yield
 
 
@@ -419,7 +530,8 @@ class Allocations(TorchDispatchMode):
                 continue
             if each.untyped_storage().data_ptr() not in given:  # no view, not in place
                 self.numbers += each.numel()
-                if each.is_floating_point() and torch.finfo(each.dtype).eps > torch.finfo(self.coarsest).eps:
+                floating = each.is_floating_point() and each.numel() > 0
+                if floating and torch.finfo(each.dtype).eps > torch.finfo(self.coarsest).eps:
                     self.coarsest = each.dtype
         return result
 
@@ -438,6 +550,11 @@ def _plain_kernels(recurrent: bool) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def _generator() -> torch.Generator:
+    """Of its own, so that nobody's random numbers change."""
+    return torch.Generator().manual_seed(0)
 
 
 def _others(n: int, images: int) -> list[int]:

@@ -891,7 +891,7 @@ def test_a_layer_without_a_path_is_wrong_where_its_closed_form_is_not_zero() -> 
     """Autograd finds nothing for it, so g aᵀ must be nothing, too."""
     model = nn.Linear(3, 2)
     layer = candidates(model, dict(model.named_parameters()))[0]
-    layer.listen()
+    layer.listening = True
     model.register_forward_hook(layer.record, with_kwargs=True)
     model(torch.ones(4, 3))
     nothing = dict.fromkeys(layer.names.values())

@@ -32,10 +32,11 @@ def oracle(
     g = {name: torch.zeros((), dtype=torch.float64) for name in layers}
     places = dict.fromkeys(layers, 0)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
-    hooks = [
-        module.register_forward_hook(lambda _, args, out, name=name: seen.update({name: (args[0], out)}) or out.clone())
-        for name, module in modules.items()
-    ]
+
+    def watch(name: str) -> Any:
+        return lambda _, args, out: seen.update({name: (args[0], out)}) or out.clone()
+
+    hooks = [module.register_forward_hook(watch(name), prepend=True) for name, module in modules.items()]
     count = 0
     for batch in animal.data():
         for one in zoo.slices(batch):

@@ -1,0 +1,420 @@
+"""Models that would have a wrong F believed: each is right here, or refused. All are in float64 unless they say so."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contlearn import diagonal_fisher, kronecker_fisher
+
+CLASSES = 3
+MIXES = "depend on the other images"
+
+
+class Wired(nn.Module):
+    """A forward function and the parts that it uses."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def built(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(3)
+    return make().double().eval()
+
+
+def images(count: int, *shape: int) -> tuple[Tensor, Tensor]:
+    numbers = torch.Generator().manual_seed(2)
+    x = torch.randn(count, *shape, generator=numbers, dtype=torch.float64)
+    return x, torch.randint(CLASSES, (count,), generator=numbers)
+
+
+def tokens(count: int, length: int = 5, words: int = 20) -> tuple[Tensor, Tensor]:
+    numbers = torch.Generator().manual_seed(0)
+    return torch.randint(1, words, (count, length), generator=numbers), torch.randint(
+        CLASSES, (count,), generator=numbers
+    )
+
+
+def right(model: nn.Module, x: Tensor, y: Tensor, estimator: Any = "exact") -> None:
+    expected = oracles.fisher(copy.deepcopy(model), x, y.tolist(), estimator)
+    oracles.assert_close(diagonal_fisher(model, [(x, y)], estimator, progress=False), expected, 1e-10)
+
+
+def odd_one(x: Tensor) -> Tensor:
+    """Ordinary images, and one in the middle, at which no proof looks, that needs the special path."""
+    x = x.clamp(-2, 2)
+    x[21] = 9
+    return x
+
+
+class Clamped(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight, bias).clamp(-3, 3)
+
+
+def test_a_hook_that_clamps_one_image_and_an_overridden_convolution() -> None:
+    """What a hook makes of z comes after z."""
+    x, y = images(64, 4)
+    model = built(lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, CLASSES)))
+    model[0].register_forward_hook(lambda _, args, z: z.clamp(-3, 3))
+    right(model, odd_one(x), y)
+    x, y = images(64, 1, 4, 4)
+    model = built(lambda: nn.Sequential(Clamped(1, 2, 3), nn.Flatten(), nn.Linear(8, CLASSES)))
+    x = x.clamp(-1, 1)
+    x[21] *= 20
+    right(model, x, y)
+
+
+def test_a_layer_that_only_the_second_output_uses() -> None:
+    """The first vector of a regression is that of output 0."""
+
+    def heads(m: Any, x: Tensor) -> Tensor:
+        return torch.cat((m.first(m.a(x).tanh()), m.second(m.b(x).tanh())), 1)
+
+    parts = {"a": (4, 4), "b": (4, 4), "first": (4, 1), "second": (4, 1)}
+    model = built(lambda: Wired(heads, **{name: nn.Linear(*sizes) for name, sizes in parts.items()}))
+    model.b.register_forward_hook(lambda _, args, z: 2 * z)
+    x, _ = images(64, 4)
+    found = diagonal_fisher(model, [(x, x[:, :2])], likelihood="gaussian", progress=False)
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for image in x:
+        for output in model(image[None])[0]:
+            gradients = torch.autograd.grad(output, list(model.parameters()), retain_graph=True, allow_unused=True)
+            for name, g in zip(expected, gradients, strict=True):
+                if g is not None:
+                    expected[name] += g**2 / len(x)
+    oracles.assert_close(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_padding_that_vmap_does_not_know(padding: int) -> None:
+    x, y = tokens(64)
+    x[20:22] = padding
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.head(torch.embedding(m.words, x, padding).flatten(1).tanh())
+
+    right(built(lambda: Wired(run, words=nn.Parameter(torch.randn(20, 4)), head=nn.Linear(20, CLASSES))), x, y)
+    model = built(lambda: nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(20, CLASSES)))
+    model[0].padding_idx = padding - 20  # counted from the end
+    right(model, x, y)
+
+
+def tied(m: Any, x: Tensor) -> Tensor:
+    return m.head(m.a(x).tanh() + torch.where(x[:, :1] > 8, x @ m.list[0], 0))
+
+
+def gated(m: Any, x: Tensor) -> Tensor:
+    h = x * m.scale
+    if h.requires_grad:  # not so under vmap
+        h.register_hook(lambda g: torch.where(x.abs() > 5, 0 * g, g))
+    return m.head(h.tanh() * m.scale)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+@pytest.mark.parametrize("run", [tied, gated], ids=["a weight in a list", "a hook that vmap does not run"])
+def test_vmap_must_be_right_for_all_images(run: Any, estimator: str) -> None:
+    """Their gradients have to add up to those of the batch. Once that may be a ReLU's edge; twice it is said."""
+    model = built(
+        lambda: Wired(run, a=nn.Linear(4, 4), head=nn.Linear(4, CLASSES), scale=nn.Parameter(0.1 * torch.randn(4)))
+    )
+    model.list = [model.a.weight]
+    x, y = images(64, 4)
+    x = odd_one(x)
+    right(model, x, y, estimator)
+    expected = oracles.fisher(model, torch.cat((x, x)), torch.cat((y, y)).tolist(), estimator)
+    batches = [(x, y, 0), (x, y, 1)]  # a number that keeps them apart
+    with pytest.warns(
+        UserWarning, match=r"for some images torch\.func\.vmap finds other gradients of .*scale|a\.weight"
+    ):
+        found = diagonal_fisher(
+            model, batches, estimator, forward=lambda m, batch: (m(batch[0]), batch[1]), progress=False
+        )
+    oracles.assert_close(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("first", [0, 20])
+def test_a_hook_on_a_weight_that_masks_rows(first: int) -> None:
+    """As where new tokens alone are trained: whichever image has one of the others."""
+    x, y = tokens(64)
+    x[first, 2] = 0
+    model = built(lambda: nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(20, CLASSES)))
+    mask = torch.ones(20, 1, dtype=torch.float64)
+    mask[0] = 0
+    model[0].weight.register_hook(lambda g: g * mask)
+    found = diagonal_fisher(model, [(x, y)], progress=False)
+    assert not found["0.weight"][0].any()
+    model[0].weight._backward_hooks = None
+    expected = oracles.fisher(model, x, y.tolist(), "exact")
+    expected["0.weight"][0] = 0
+    oracles.assert_close(found, expected, 1e-10)
+
+
+class Adapter(nn.Linear):
+    """Merges itself into the weight in `eval()`."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 5)
+        self.down, self.up = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.randn(5, 2))
+        self.weight.requires_grad_(False)
+        self.merged = False
+
+    def train(self, mode: bool = True) -> "Adapter":
+        if self.merged == mode:
+            self.weight.data += (-1 if mode else 1) * (self.up @ self.down).data
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        return z if self.merged else z + x @ self.down.T @ self.up.T
+
+
+class Kept(nn.Linear):
+    """An effective weight that is made once for `eval()`."""
+
+    kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.kept = None
+        elif self.kept is None:
+            self.kept = self.weight.tanh()
+        return nn.functional.linear(x, self.weight.tanh() if self.kept is None else self.kept, self.bias)
+
+
+def test_what_takes_part_in_training_alone_is_refused_and_left_as_it_was() -> None:
+    x, y = images(32, 4)
+    model = built(lambda: nn.Sequential(Adapter(), nn.Tanh(), nn.Linear(5, CLASSES))).train()
+    logits = model(x)
+    with pytest.raises(ValueError, match=r"0\.(down|up), 0\.(down|up) take part in train\(\) mode, but not in eval"):
+        diagonal_fisher(model, [(x, y)], progress=False)
+    assert (model[0].training, model[0].merged) == (True, False)
+    torch.testing.assert_close(model(x), logits)
+    model = built(lambda: nn.Sequential(Kept(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)))
+    with torch.no_grad():
+        model(x)
+    with pytest.raises(ValueError, match=r"0\.weight take part in train\(\) mode"):
+        diagonal_fisher(model, [(x, y)], progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot")
+def test_rows_leave_their_images_in_a_later_batch_by_a_product() -> None:
+    """As the routing of a mixture of experts by one-hot matrices: no index in sight."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        shift = torch.eye(len(x), dtype=x.dtype)
+        if (x > 8).any():
+            shift = shift[torch.arange(len(x)).roll(1)]
+        return m.head(shift.T @ m.a(shift @ x).tanh())
+
+    model = built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES)))
+    x, y = images(64, 4)
+    x = x.clamp(-2, 2)
+    late = odd_one(x.clone())
+    expected = oracles.fisher(model, torch.cat((x, late)), torch.cat((y, y)).tolist(), "empirical")
+    with pytest.warns(UserWarning, match="the closed form of a.weight, a.bias differs from autograd"):
+        found = diagonal_fisher(
+            model, [(x, y, 0), (late, y, 0)], "empirical", forward=lambda m, b: (m(b[0]), b[1]), progress=False
+        )
+    oracles.assert_close(found, expected, 1e-10)
+
+
+def test_a_double_model_is_proven_with_double_precision() -> None:
+    """Tokens less a thousandth of a tenth of the batch's mean: that is no rounding."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        e = m.words(x).flatten(1)
+        return m.head((e - 1e-4 * e.mean(0)).tanh())
+
+    model = built(lambda: Wired(run, words=nn.Embedding(20, 4), head=nn.Linear(20, CLASSES)))
+    with pytest.raises(ValueError, match=MIXES):
+        diagonal_fisher(model, [tokens(64)], progress=False)
+
+
+def test_tokens_that_mix_in_half_precision_are_refused_by_their_derivatives() -> None:
+    """A recurrent network along the images: in bfloat16 its logits alone may be called rounding."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = Wired(
+            lambda m, x: m.head(m.body(m.words(x))[0].mean(1)),
+            words=nn.Embedding(20, 8), body=nn.LSTM(8, 8), head=nn.Linear(8, CLASSES),
+        ).bfloat16()  # fmt: skip
+        with pytest.raises(ValueError, match=MIXES):
+            diagonal_fisher(model, [tokens(64)], progress=False)
+
+
+def test_a_loader_that_fills_the_same_memory_again() -> None:
+    x, y = images(40, 4)
+    model = built(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)))
+
+    def ring() -> Iterator[tuple[Tensor, Tensor]]:
+        held = torch.empty(8, 4, dtype=torch.float64), torch.empty(8, dtype=torch.int64)
+        for batch in zip(x.split(8), y.split(8), strict=True):
+            for place, part in zip(held, batch, strict=True):
+                place.copy_(part)
+            yield held
+
+    expected = oracles.fisher(model, x, y.tolist(), "exact")
+    oracles.assert_close(diagonal_fisher(model, ring(), progress=False), expected, 1e-10)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_gradients_that_are_clipped_on_their_way_back(estimator: Any) -> None:
+    """With the true label its gradient is what it is; vectors that stand for several labels need a linear way back."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x)
+        if h.requires_grad:
+            h.register_hook(lambda g: g.clamp(-0.05, 0.05))
+        return m.head(h.tanh())
+
+    model = built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES)))
+    x, y = images(64, 4)
+    if estimator == "empirical":
+        right(model, x, y, estimator)
+        return
+    with pytest.raises(ValueError, match=r"gradients are changed on their way back.*take 'empirical'"):
+        diagonal_fisher(model, [(x, y)], estimator, progress=False)
+
+
+@pytest.mark.parametrize("task", [int, torch.tensor], ids=["a number", "a tensor"])
+def test_a_hidden_path_of_the_second_task(task: Any) -> None:
+    def forward(m: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        z = m.bodies[int(batch[2])](batch[0]).tanh()
+        return m.head(z.detach() if int(batch[2]) else z), batch[1]
+
+    bodies = nn.ModuleList([nn.Linear(4, 5), nn.Linear(4, 5)])
+    model = built(lambda: Wired(lambda m, x: x, bodies=bodies, head=nn.Linear(5, CLASSES)))
+    x, y = images(16, 4)
+    with pytest.raises(ValueError, match=r"the logits depend on .*bodies\.1\.weight"):
+        diagonal_fisher(model, [(x, y, task(0)), (x, y, task(1))], forward=forward, progress=False)
+
+
+@pytest.mark.parametrize("first", [1.0, -1.0])
+def test_a_hidden_path_that_the_first_image_does_not_take(first: float) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = m.a(x)
+        return m.head(torch.where(x[:, :1] > 0, hidden, x).tanh())
+
+    model = built(lambda: Wired(run, a=nn.Linear(4, 4), head=nn.Linear(4, CLASSES)))
+    x, y = images(16, 4)
+    x[0, 0] = first
+    with pytest.raises(ValueError, match=r"the logits depend on a\.weight"):
+        diagonal_fisher(model, [(x, y)], progress=False)
+
+
+@pytest.mark.parametrize("measure", [diagonal_fisher, kronecker_fisher])
+def test_what_is_not_finite_is_said(measure: Any) -> None:
+    """Squares of inputs that are too large; and 0 times infinity on the way back, which is no image that mixes."""
+    x, y = images(16, 4)
+    model = built(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES))).float()
+    with torch.no_grad():
+        model[0].weight *= 1e-25
+    with pytest.raises(FloatingPointError, match=r"F of 0\.weight.* is not finite: gradients or inputs are too large"):
+        measure(model, [(1e25 * x.float(), y)], progress=False)
+    root = built(
+        lambda: Wired(
+            lambda m, x: m.head((m.a(x) - m.a(x)).square().sum(1, keepdim=True).sqrt() + x[:, :1]),
+            a=nn.Linear(4, 5), head=nn.Linear(1, CLASSES),
+        )
+    )  # fmt: skip
+    with pytest.raises(FloatingPointError, match="is not finite: look for 0 times infinity on the way back"):
+        measure(root, [(x, y)], progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("measure", [diagonal_fisher, kronecker_fisher])
+@pytest.mark.parametrize("sizes", [(4, 0), (0, 4), (0, 0)])
+def test_parameters_without_an_entry(measure: Any, sizes: tuple[int, int]) -> None:
+    """As those of rank 0."""
+    model = built(
+        lambda: Wired(
+            lambda m, x: m.head(x + m.a(x[:, : sizes[0]]).sum(1, keepdim=True)) + x @ m.up @ m.down,
+            a=nn.Linear(*sizes), head=nn.Linear(4, CLASSES),
+            up=nn.Parameter(torch.randn(4, 0)), down=nn.Parameter(torch.zeros(0, CLASSES)),
+        )
+    )  # fmt: skip
+    x, y = images(16, 4)
+    found = measure(model, [(x, y)], progress=False)
+    expected = oracles.fisher(model, x, y.tolist(), "exact")
+    if measure is kronecker_fisher:
+        assert set(found.factors) == {"head"}
+        found, expected = found.diagonal, {name: f for name, f in expected.items() if "head" not in name}
+    assert {name: f.shape for name, f in found.items()} == {name: f.shape for name, f in expected.items()}
+    full = [name for name, f in found.items() if f.numel()]
+    oracles.assert_close({name: found[name] for name in full}, {name: expected[name] for name in full}, 1e-10)
+
+
+def test_nested_tensors_inside_and_parameters_of_inference_mode() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        nested = torch.nested.as_nested_tensor(list(x), layout=torch.jagged)
+        return m.head(torch.nested.to_padded_tensor(m.a(nested), 0.0).sum(1))
+
+    x, y = images(16, 3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that vmap cannot, and whatever PyTorch says of nested tensors
+        right(built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES))), x, y)
+    with torch.inference_mode():
+        model = nn.Linear(4, CLASSES)
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode\(\)"):
+        diagonal_fisher(model, [(x[:, 0].float(), y)], progress=False)
+
+
+def test_what_all_images_share_is_not_cut_where_the_last_batch_is_as_short() -> None:
+    scale = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    model = built(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)))
+    x, y = images(40, 4)
+    found = diagonal_fisher(
+        model, [(x[:37], y[:37], scale), (x[37:], y[37:], scale)],
+        forward=lambda m, batch: (m(batch[0]) * batch[2], batch[1]), progress=False,
+    )  # fmt: skip
+    scaled = Wired(lambda m, x: m.model(x) * scale, model=model)
+    expected = oracles.fisher(scaled, x, y.tolist(), "exact")
+    oracles.assert_close(found, {name.removeprefix("model."): f for name, f in expected.items()}, 1e-10)
+
+
+def test_long_sums_in_single_precision_keep_their_digits() -> None:
+    """Equal images one by one, for there is no vmap of recurrent layers, and batches that cannot be joined."""
+    model = Wired(lambda m, x: m.head(m.body(x)[0][:, -1]), body=nn.GRU(2, 3, batch_first=True), head=nn.Linear(3, 2))
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 2)
+    y = torch.zeros(1500, dtype=torch.int64)
+    expected = oracles.fisher(copy.deepcopy(model).double(), x.double(), [0], "empirical")
+    found = diagonal_fisher(model, [(x.repeat(1500, 1, 1), y)], "empirical", progress=False)
+    oracles.assert_close(found, expected, 1e-5)
+    linear = nn.Linear(2, 2)
+    batches = [(x[:, k % 2, :], y[:1], k % 2) for k in range(3000)]
+    found = diagonal_fisher(linear, batches, "empirical", forward=lambda m, b: (m(b[0]), b[1]), progress=False)
+    expected = oracles.fisher(copy.deepcopy(linear).double(), x[0, :2].double(), [0, 0], "empirical")
+    oracles.assert_close(found, expected, 1e-6)
+
+
+def test_names_of_files_do_not_make_each_batch_a_kind_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    proofs: list[int] = []
+    real = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: proofs.append(1) or real(*args, **options))
+    model = built(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)))
+    x, y = images(40, 4)
+    counts = []
+    for name in ("same", "{}"):
+        proofs.clear()
+        batches = [
+            {"x": x[k : k + 4], "y": y[k : k + 4], "file": name.format(k)} for k in range(0, 40, 4)
+        ]  # fmt: skip
+        diagonal_fisher(model, batches, forward=lambda m, b: (m(b["x"]), b["y"]), progress=False)
+        counts.append(len(proofs))
+    assert counts[0] == counts[1]
