@@ -42,17 +42,19 @@ def diagonal_fisher(
 
     Linear, convolutional, embedding and normalisation layers take the closed form, eq. (4.10); other parameters (shared
     weights, attention's packed projection) are differentiated image by image, batched by `torch.func.vmap` or,
-    where that cannot be (recurrent layers), in a loop. Whatever is fast is compared with plain autograd on single
-    images of every batch, and given up for the slower way, with a warning, where it differs.
+    where that cannot be (recurrent layers, hooks on a weight's gradient), in a loop. Whatever is fast is compared with
+    plain autograd on single images of every batch, and what vmap finds also on the sum of all; it is given up for the
+    slower way, with a warning, where it differs. That images leave each other's logits alone is proven for the first
+    batch of its kind; of later ones every 16th image is looked at again, or 64 of more than 1,024.
 
     Under `torch.distributed`, every rank calls this with images of its own; sums and numbers of images are added up, so
     that all ranks hold the same F, that of all their images. What fails on one rank fails on all. A model in shards
     (`fully_shard`) is refused: measure F on a copy that is whole.
 
-    Memory, beside the model and the reader's batch: F, one gradient, two of the largest parameter, and twice the larger
-    of 64 MiB and what one image needs (activations, patches, gradients); small batches are joined, and large ones cut,
-    to stay within that, and nothing grows with C². `"exact"` takes C − 1 backward passes: with many classes,
-    `"sample"` is as many times as fast.
+    Memory, beside the model and the reader's batch: F (twice, where it takes more than 64 passes), one gradient, two of
+    the largest parameter, and twice the larger of 64 MiB and what one image needs (activations, patches, gradients);
+    small batches are joined, and large ones cut, to stay within that, and nothing grows with C². `"exact"` takes C − 1
+    backward passes: with many classes, `"sample"` is as many times as fast.
 
     Args:
         model: maps inputs (N, …) to logits (N, C), C ≥ 2, or (N, T, C) for T tokens; for the other likelihoods to
@@ -71,17 +73,21 @@ def diagonal_fisher(
         progress: show a progress bar where it takes more than two seconds.
 
     Returns:
-        A tensor for each trainable parameter, keyed and shaped like `model.named_parameters()`, float32 (float64 for a
-        float64 model; of complex parameters |∂/∂θ|², real), detached, on the model's device. Frozen parameters
-        (`requires_grad=False`) are left out. The model is evaluated in `eval()` mode; its mode, buffers and gradients
-        are left as they were found. A compiled model is run uncompiled.
+        A tensor for each trainable parameter, keyed and shaped like `model.named_parameters()` (of `DataParallel`, like
+        those of the module in it), float32 (float64 for a float64 model; of complex parameters |∂/∂θ|², real),
+        detached, on the model's device. Frozen parameters (`requires_grad=False`) are left out. The model is evaluated
+        in `eval()` mode; its mode, buffers and gradients are left as they were found. A compiled model is run
+        uncompiled.
 
     Raises:
         ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a model in shards, ranks that hold
             different weights, a single logit, `"exact"` where an image needs more than 4,096 backward passes, model and
-            data that do not fit together, images of a batch that change each other's logits, or logits that depend on a
-            trainable parameter which no gradient reaches; or it is called under `torch.inference_mode()`.
-        FloatingPointError: an output is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
+            data that do not fit together, images of a batch that change each other's logits, logits that depend on a
+            trainable parameter which no gradient reaches, parameters that take part in `train()` mode alone (adapters
+            that merge), or, for `"exact"`, gradients that are clipped on their way back; or it is called under
+            `torch.inference_mode()`.
+        FloatingPointError: an output, or F, is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
+            In single precision, gradients below 1e-19 lose digits when they are squared, and vanish below 1e-22.
     """
     ranks.require_one_model(model)
     with ranks.all_or_none():
@@ -147,7 +153,8 @@ def kronecker_fisher(
     Embedding and normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and
     layers of which the weight is frozen get their diagonal, eq. (4.3), instead.
 
-    Arguments, memory and errors are those of `diagonal_fisher`; the factors have its dtype and device.
+    Arguments and errors are those of `diagonal_fisher`, memory too, with each layer's factors twice; they have its
+    dtype and device.
 
     Raises:
         ValueError: also if a layer has factors for some batches, and is used in another way by others.

@@ -961,15 +961,23 @@ def test_an_error_in_forward_is_no_reason_to_go_on_slowly() -> None:
         fisher_of(model, [(torch.randn(20, 5), torch.zeros(20, dtype=torch.int64))])
 
 
-def test_a_hook_that_scales_its_output_by_a_tenth_is_found() -> None:
-    """All paths lead through z, but z is not W a + b."""
+@pytest.mark.parametrize("factor", [1.1, 1.0001])
+def test_a_hook_of_all_modules_that_scales_its_output_is_found(factor: float) -> None:
+    """All paths lead through z, but z is not W a + b: such a hook comes before ours. In float64 a little shows."""
     case = CASES["mlp"]
     model = case.model(torch.float64)
-    model[1].register_forward_hook(lambda _, args, output: 1.1 * output)
-    with pytest.warns(UserWarning, match="the closed form of 1.weight, 1.bias differs from autograd"):
-        found = fisher_of(model, [case.data(torch.float64)])
-    x, y = case.data(torch.float64)
-    assert_close(found, oracles.fisher(model, x, y.tolist(), "exact"), 1e-12)
+
+    def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor | None:
+        return factor * output if module is model[1] else None
+
+    hook = nn.modules.module.register_module_forward_hook(scale)
+    try:
+        with pytest.warns(UserWarning, match="the closed form of 1.weight, 1.bias differs from autograd"):
+            found = fisher_of(model, [case.data(torch.float64)])
+        x, y = case.data(torch.float64)
+        assert_close(found, oracles.fisher(model, x, y.tolist(), "exact"), 1e-12)
+    finally:
+        hook.remove()
 
 
 def test_vmap_is_compared_with_autograd_before_it_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class Mutant:
 
 MUTANTS = {
     "square of the mean gradient": Mutant(
-        "layers", "self.patches().square())", "self.patches()).square() / len(g2)", "loop and mlp and exact"
+        "layers", "g_part, a_part.square())", "g_part, a_part).square() / len(g2)", "loop and mlp and exact"
     ),
     "gradients summed over the batch, then squared": Mutant(
         "layers",
@@ -135,6 +135,42 @@ MUTANTS = {
     "rows keep their places": Mutant(
         "layers", "reorders = any(", "reorders = False and any(", "later_batch", "likelihoods"
     ),
+    "z is what a hook has made of it": Mutant("sweep", "record, prepend=True", "record", "clamps", "adversaries"),
+    "a layer's weight may have hooks": Mutant(
+        "layers",
+        "trainable[n].is_floating_point() and not trainable[n]._backward_hooks for",
+        "True for",
+        "masks_rows",
+        "adversaries",
+    ),
+    "vmap is believed for the images that nobody looks at": Mutant(
+        "sweep", "if self._add_up(totals, truth, sums):", "if True:", "right_for_all_images", "adversaries"
+    ),
+    "adapters may merge": Mutant(
+        "sweep", "self._refuse_merged(hidden, step.batch)", "pass", "training_alone", "adversaries"
+    ),
+    "adapters stay merged": Mutant("models", "model.train(before[model])", "pass", "training_alone", "adversaries"),
+    "held batches may be overwritten": Mutant(
+        "sweep", "held[-1] = batch.copied()", "pass", "same_memory", "adversaries"
+    ),
+    "gradients may be clipped": Mutant(
+        "sweep", "self._refuse_bent_gradients(step)\n", "pass\n", "clipped", "adversaries"
+    ),
+    "an empty tensor makes all proofs coarse": Mutant(
+        "sweep", " and each.numel() > 0", "", "scales_its_output", "fisher"
+    ),
+    "one long sum over images": Mutant("per_image", "_GROUP = 32", "_GROUP = 10**9", "long_sums", "adversaries"),
+    "one long sum over batches": Mutant("fisher", "self.times % 64 == 0", "False", "long_sums", "adversaries"),
+    "a task's number is no part of its kind": Mutant(
+        "per_image",
+        "*(repr(each.tolist()) for each in numbers if each.numel() <= _FEW)",
+        "",
+        "second_task",
+        "adversaries",
+    ),
+    "F may be infinite": Mutant(
+        "fisher", "if not bool(mean.isfinite().all()):", "if False:", "not_finite", "adversaries"
+    ),
     "a divided penalty passes unseen": Mutant(
         "scaler", "if scale >= _SMALLEST:", "if scale >= 1e9:", "scaler_divides", "distributed"
     ),
@@ -161,8 +197,8 @@ MUTANTS = {
     ),
     "one image too many counted": Mutant(
         "fisher",
-        "squares) / count for name, squares in fisher",
-        "squares) / (count + 1) for name, squares in fisher",
+        "ranks.total(squares).div_(count)) for name, squares in sums",
+        "ranks.total(squares).div_(count + 1)) for name, squares in sums",
         "softmax and hand",
     ),
     "batches counted instead of images": Mutant(
@@ -171,7 +207,7 @@ MUTANTS = {
         "            count += 1\n    count = _units(count)\n    return {",
         "softmax and hand",
     ),
-    "last chunk only": Mutant("fisher", "fisher[name] += squares", "fisher[name] = squares", "chunks and mlp"),
+    "last chunk only": Mutant("fisher", "add(self.newest, name, term)", "self.newest[name] = term", "chunks and mlp"),
     "activations changed in place": Mutant(
         "layers", "output.clone() if output._is_view() else output", "output", "in-place and closed"
     ),
@@ -182,12 +218,14 @@ MUTANTS = {
         "loop and padding and exact",
     ),
     "padding has a gradient": Mutant(
-        "layers", "if self.module.padding_idx is None else", "if True else", "closed and padding"
+        "layers", "return g if padding is None else", "return g if True else", "closed and padding"
     ),
     "a reflection that keeps no lengths": Mutant(
         "likelihoods", "/ (1 + root[..., :1])", "/ (1 + p)", "loop and linear and exact", "fisher"
     ),
-    "half of a symmetric matrix": Mutant("layers", "total.triu() + total.triu(1).T", "total", "wide", "kronecker"),
+    "half of a symmetric matrix": Mutant(
+        "layers", "total[end:, start:end] = total[start:end, end:].T", "pass", "wide", "kronecker"
+    ),
     "a closed form off by a tenth is trusted": Mutant(
         "layers", "return float(torch.finfo(dtype).eps ** 0.5)", "return 0.3", "scales_its_output"
     ),
@@ -199,7 +237,7 @@ MUTANTS = {
     ),
     "any path to the parameters will do": Mutant("layers", "if len(above) != 1:", "if not above:", "comes_late"),
     "rows of other images are trusted": Mutant(
-        "sweep", "self._distrust(step, self._mixing_layers(step, v))", "pass", "exchanged"
+        "sweep", "self._distrust(step, self._mixing_layers(step))", "pass", "exchanged"
     ),
     "what logits add up to, instead of each": Mutant(
         "sweep", "v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])", "v[n] = 1", "add_up_to_nothing"
@@ -299,12 +337,16 @@ MUTANTS = {
     ),
     "stale proximal step": Mutant("quadratics", "or self._weights[0] != strength", "", "forgets_what_it_had_prepared"),
     "bias left out of the factors": Mutant(
-        "layers", "whole[-1, :-1] = whole[:-1, -1] = a.sum(1)", "pass", "loops and mlp and exact", "kronecker"
+        "layers",
+        "whole[inputs, :inputs] = whole[:inputs, inputs] = a.sum(1)",
+        "pass",
+        "loops and mlp and exact",
+        "kronecker",
     ),
     "both factors averaged over the places of a convolution": Mutant(
         "fisher",
-        "Factors(ranks.total(a) / count,",
-        "Factors(ranks.total(a) / sum(ranks.gathered(places)),",
+        "ranks.total(a).div_(count)),",
+        "ranks.total(a).div_(sum(ranks.gathered(places)))),",
         "loops and conv2d",
         "kronecker",
     ),
