@@ -422,7 +422,7 @@ class Sweep:
             raise ValueError(
                 f"{', '.join(used)} take part in train() mode, but not in eval() mode, in which F is measured: "
                 "adapters that merge into other weights are like that, and weights kept from an earlier pass. "
-                "Switch it off"
+                "Switch it off, or freeze them with requires_grad_(False)"
             )
 
     @torch.no_grad()

@@ -359,7 +359,7 @@ def test_parameters_without_an_entry(measure: Any, sizes: tuple[int, int]) -> No
     oracles.assert_close({name: found[name] for name in full}, {name: expected[name] for name in full}, 1e-10)
 
 
-def test_nested_tensors_inside_and_parameters_of_inference_mode() -> None:
+def test_nested_tensors_inside_sparse_images_and_parameters_of_inference_mode() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         nested = torch.nested.as_nested_tensor(list(x), layout=torch.jagged)
         return m.head(torch.nested.to_padded_tensor(m.a(nested), 0.0).sum(1))
@@ -368,6 +368,8 @@ def test_nested_tensors_inside_and_parameters_of_inference_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that vmap cannot, and whatever PyTorch says of nested tensors
         right(built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES))), x, y)
+    with pytest.raises(ValueError, match=r"images are sparse.*to_dense"):
+        diagonal_fisher(built(lambda: nn.Linear(4, CLASSES)), [(x[:, 0].to_sparse(), y)], progress=False)
     with torch.inference_mode():
         model = nn.Linear(4, CLASSES)
     with pytest.raises(ValueError, match=r"made under torch\.inference_mode\(\)"):
