@@ -30,13 +30,13 @@ HSU_TABLE = {  # table 2: mean and standard deviation of ten runs, task-, domain
     "MAS": ((99.22, 0.21), (68.57, 6.85), (19.52, 0.29)),
     "offline": ((99.52, 0.16), (98.59, 0.15), (97.53, 0.30)),
 }
-VAN_DE_VEN_2025 = {  # mean and what is printed behind it, taken for a standard error over 30 seeds; None: not at hand
+VAN_DE_VEN_2025 = {  # mean and standard error over 30 seeds
     "none": (85.41, 0.88),
     "EXACT": (99.12, 0.16),
     "EXACT, 500 images": (98.93, 0.15),
-    "SAMPLE": (99.12, None),
-    "EMPIRICAL": (99.12, None),
-    "BATCHED": (99.11, None),
+    "SAMPLE": (99.12, 0.12),
+    "EMPIRICAL": (99.12, 0.12),
+    "BATCHED": (99.11, 0.16),
 }
 VAN_DE_VEN_2019 = {"task": (98.64, 0.22), "domain": (63.95, 1.90), "class": (20.01, 0.06)}  # printed as (± …)
 SCENARIOS = ("task", "domain", "class")
@@ -131,22 +131,46 @@ def hsu() -> list[Row]:
     return rows
 
 
+HSU_CHANGES = {
+    "one output layer": "one output layer for all tasks, its steps counted from the first task on",
+    "work clamped at zero": "SI's work cut off at zero, as its paper has it",
+    "both": "these two",
+    "a tenth of λ": "a tenth of λ",
+    "ten times λ": "ten times λ",
+}
+
+
+def hsu_changed() -> str:
+    """What was tried on rows of Hsu et al. 2018, and whether it explains the one of SI: a table and a sentence."""
+    lines = ["| what | published | ours | changed | what is changed |", "|---|---|---|---|---|"]
+    runs = held("published")
+    for change, told in HSU_CHANGES.items():
+        for place, scenario in enumerate(SCENARIOS):
+            for method, figures in HSU_TABLE.items():
+                key = {"scenario": scenario, "method": method}
+                changed = chosen(runs, protocol="Hsu 2018, changed", change=change, **key)
+                if changed:
+                    own = shown(percent(chosen(runs, protocol="Hsu 2018", **key)))
+                    cells = [f"{scenario}, {method}", f"{figures[place][0]:.2f}", own, shown(percent(changed)), told]
+                    lines.append(f"| {' | '.join(cells)} |")
+    return f"{flowing(HSU_TRIED)}\n\n" + "\n".join(lines)
+
+
 def van_de_ven_2025() -> list[Row]:
     """Van de Ven 2025, Split MNIST, each estimator at its own λ."""
     rows = []
     for method, (mean, error) in VAN_DE_VEN_2025.items():
         importance, runs = tuned(method)
-        spread = None if error is None else error * math.sqrt(30)
         what = f"{method}, λ = {importance:,.0f}" if importance else method
-        rows.append(Row(what, mean, error, percent(runs), seconds(runs), spread, estimate=165))
+        rows.append(Row(what, mean, error, percent(runs), seconds(runs), error * math.sqrt(30), estimate=165))
     return rows
 
 
 def tuned(method: str) -> tuple[float, list[dict[str, Any]]]:
-    """The λ that ended best with the first seed, and all runs with it."""
+    """The best λ of those that were run with every seed, and its runs."""
     runs = chosen(held("published"), protocol="van de Ven 2025", method=method)
-    importance, _ = best(chosen(runs, seed=0), "mean")
-    return importance, chosen(runs, importance=importance)
+    count = max(len(chosen(runs, importance=value)) for value in {run["importance"] for run in runs})
+    return best([run for run in runs if len(chosen(runs, importance=run["importance"])) == count], "mean")
 
 
 def search() -> str:
@@ -240,20 +264,25 @@ with the standard error (the paper prints the standard deviation, √10 times th
 order. Images padded to 32 × 32 and normalised, two hidden layers of 400, batches of 128, four epochs a task, Adam with
 η = 0.001, not reset between tasks; *SGD* is plain descent with 0.01. λ of each method and scenario, ξ = 0.1 of SI, and
 F by the most likely label are those of the authors' scripts (GT-RIPL/Continual-Learning-Benchmark, commit d78b997);
-their penalty has no ½, so λ is doubled here.
+their penalty has no ½, so λ is doubled here. As there, each task of the task-incremental network has a head of its own,
+whose steps Adam counts from its own first gradient, and SI's work is not cut off at zero.
+"""
+HSU_TRIED = """
+What was tried on rows that differ, and on their neighbours, one change at a time:
 """
 VAN_DE_VEN = """
-[arXiv:2502.11756](https://arxiv.org/abs/2502.11756), online EWC, task-incremental. The figures are *second hand*; the
-protocol is read in the author's code (GMvandeVen/continual-learning, commit e6d795a): two hidden layers of 400, Adam
-with η = 0.001, not reset, 2,000 steps of 128 images a task, one head a task, the digits dealt to the tasks anew with
-each seed. What stands behind ± is taken for a standard error over 30 seeds. The paper takes the best of fourteen λ by
-the test accuracy. Here λ is not searched: a million, between two defaults that this code has had, and a hundred million
-for BATCHED, whose squares are of means over 128 images.
+[arXiv:2502.11756](https://arxiv.org/abs/2502.11756), online EWC, task-incremental: mean and standard error over 30
+seeds, read in the author's own text (iclr-blogposts/2025, `_posts/2025-04-28-fisher.md`, commit b507d36). The protocol
+is read in his code (GMvandeVen/continual-learning, commit e6d795a): two hidden layers of 400, Adam with η = 0.001, not
+reset, 2,000 steps of 128 images a task, one head a task, the digits dealt to the tasks anew with each seed. For each
+estimator the paper takes the best of fourteen λ, 1 to 10¹³, by the accuracy on the test images. This page does so too,
+but among three or four of the fourteen. That is the published protocol, and no advice: a λ that was chosen on the test
+images flatters.
 """
 THREE = """
-[arXiv:1904.07734](https://arxiv.org/abs/1904.07734), EWC. The figures are *second hand*, their standard errors not at
-hand. The protocol is the one above, with an anchor for each task, F by the most likely label, and the λ of the code of
-that year (commit f0b1461): ten million, one million, a hundred million.
+[arXiv:1904.07734](https://arxiv.org/abs/1904.07734), EWC. The figures are *second hand*; what stands behind ± is taken
+for a standard error. The protocol is the one above, with an anchor for each task, F by the most likely label, and the λ
+of the code of that year (commit f0b1461): ten million, one million, a hundred million.
 """
 PERMUTED = """
 Only the baseline is followed to the letter. Kirkpatrick et al. 2017
@@ -279,9 +308,13 @@ def sections() -> list[Section]:
     run = "python experiments/published.py --only"
     many = "python experiments/many_tasks.py; python experiments/many_tasks.py --tasks 50"
     return [
-        Section("Hsu et al. 2018, Split MNIST", HSU, f"{run} hsu", hsu()),
+        Section("Hsu et al. 2018, Split MNIST", HSU, f"{run} hsu hsu_changes", hsu(), hsu_changed()),
         Section(
-            "Van de Ven 2025, Split MNIST, five ways to measure F", VAN_DE_VEN, f"{run} van_de_ven", van_de_ven_2025()
+            "Van de Ven 2025, Split MNIST, five ways to measure F",
+            VAN_DE_VEN,
+            f"{run} van_de_ven",
+            van_de_ven_2025(),
+            search(),
         ),
         Section("Van de Ven and Tolias 2019, Split MNIST", THREE, f"{run} three", van_de_ven_2019()),
         Section("Permutations of MNIST", permuted_text(), f"{many}; {run} avalanche; {run} zenke", permutations()),
@@ -391,12 +424,14 @@ def page() -> str:
     text = [
         "# The ledger",
         "Published numbers of EWC and its relatives, and what comes out when their protocols are run here. "
-        f"{agree} rows agree, {explained} differ for a reason that was itself tested, {unexplained} differ without "
-        f"one, {not_run} were not run.",
-        "*Agrees*: the means differ by at most two standard errors of their difference. One run of ours is judged by "
-        "the published spread between runs. Accuracy in %, mean over tasks after the last one, ± standard error over "
-        "seeds. *Second hand*: the figure was not read in the paper itself. *Minutes*: all seeds of the row, on two "
-        "cores, one thread each; where nothing was run, reckoned for three seeds (one of permuted MNIST).",
+        f"Of {agree + explained + unexplained + not_run} rows, {agree} agree, {explained} differ for a reason that was "
+        f"itself tested, {unexplained} differ without one; not run: {not_run}.",
+        "*Agrees*: the means differ by at most two standard errors of their difference. By chance alone one row in "
+        "twenty would not, even where a protocol is followed to the letter, and more of those with three seeds, whose "
+        "own standard error is uncertain. One run of ours is judged by the published spread between runs. Accuracy in "
+        "%, mean over tasks after the last one, ± standard error over seeds. *Second hand*: the figure was not read in "
+        "the paper itself. *Minutes*: all seeds of the row, on two cores, one thread each; where nothing was run, "
+        "reckoned for three seeds (one of permuted MNIST).",
         "This page is written by `python experiments/ledger.py` from [files/results](../files/results); a test "
         "compares the two.",
     ]

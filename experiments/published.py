@@ -99,10 +99,12 @@ def hsu_changes(runs: results.Runs, mnist: Task, seed: int) -> None:
             runs.once(key | {"seed": seed}, timed(partial(hsu_run, tasks, scenario, method, seed, **how)))
 
 
-HSU_CHANGES: dict[str, tuple[dict[str, bool], tuple[tuple[str, str], ...]]] = {
+HSU_CHANGES: dict[str, tuple[dict[str, Any], tuple[tuple[str, str], ...]]] = {
     "one output layer": ({"own_heads": False}, tuple(("task", m) for m in ("Adam", "EWC", "online EWC", "SI", "MAS"))),
     "work clamped at zero": ({"clamped": True}, (("task", "SI"), ("domain", "SI"), ("class", "SI"))),
     "both": ({"own_heads": False, "clamped": True}, (("task", "SI"),)),
+    "a tenth of λ": ({"share": 0.1}, (("task", "SI"),)),
+    "ten times λ": ({"share": 10}, (("task", "SI"),)),
 }
 
 
@@ -117,12 +119,18 @@ def padded(task: Task) -> Task:
 
 
 def hsu_run(
-    tasks: list[Task], scenario: str, method: str, seed: int, own_heads: bool = True, clamped: bool = False
+    tasks: list[Task],
+    scenario: str,
+    method: str,
+    seed: int,
+    own_heads: bool = True,
+    clamped: bool = False,
+    share: float = 1,
 ) -> dict[str, Any]:
     """The whole sequence with one method.
 
     `own_heads`: the heads of a task-incremental network are parameters of their own. `clamped`: work against the loss
-    counts as none in SI, as in its paper. The authors' code has the one and not the other.
+    counts as none in SI, as in its paper. The authors' code has the one and not the other. `share`: of the published λ.
     """
     torch.manual_seed(seed)
     parts = split_parts(tasks, scenario)
@@ -138,7 +146,7 @@ def hsu_run(
     rates = [0.01 if kind == "SGD" else 0.001] * 4
     if method == "offline":
         return offline(model, parts, scenario, optimizer, rates, seed)
-    strength = coefficients.get(scenario, 0)
+    strength = share * coefficients.get(scenario, 0)
     penalty: Any = EWC(2 * strength, anchor="optima" if method == "EWC" else "latest")
     if method == "SI" and not clamped:
         penalty = Signed(strength)
@@ -245,19 +253,22 @@ def van_de_ven(runs: results.Runs, mnist: Task, seed: int) -> None:
 
 
 def best(runs: results.Runs, estimator: str) -> list[float]:
-    """The λ that ended best with the first seed; the whole grid where that was not run yet."""
+    """The λ that ended best with the first seed, and the one to start from; the whole grid where that was not run."""
     key = {"protocol": "van de Ven 2025", "method": estimator, "seed": FIRST_SEED}
     found = [run for run in runs.read().get("runs", []) if run.items() >= key.items()]
-    return [max(found, key=lambda run: run["mean"])["importance"]] if found else list(GRID[estimator])
+    if not found:
+        return list(GRID[estimator])
+    return sorted({max(found, key=lambda run: run["mean"])["importance"], START[estimator]})
 
 
-FIRST_SEED = 0  # of van_de_ven: all λ with this one, the best with the others
+FIRST_SEED = 0  # of van_de_ven: all λ with this one, the best and the one to start from with the others
+START = {"none": 0, "EMPIRICAL": 1e6, "SAMPLE": 1e6, "BATCHED": 1e8, "EXACT": 1e6, "EXACT, 500 images": 1e6}
 GRID: dict[str, tuple[float, ...]] = {
     "none": (0,),
     "EMPIRICAL": (1e6, 1e7, 1e8, 1e9),
     "SAMPLE": (1e6, 1e7, 1e8, 1e9),
-    "BATCHED": (1e8, 1e9, 1e10, 1e11),
-    "EXACT": (1e5, 1e6, 1e7, 1e8),
+    "BATCHED": (1e8, 1e9, 1e10),
+    "EXACT": (1e3, 1e4, 1e5, 1e6, 1e7),
     "EXACT, 500 images": (1e5, 1e6, 1e7, 1e8),
 }
 ESTIMATORS = tuple(GRID)

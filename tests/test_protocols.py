@@ -81,7 +81,9 @@ def test_each_change_runs(few, change):
     assert len(scores["per_task"]) == 5
 
 
-@pytest.mark.parametrize(("t", "penalised", "anew"), [(1, False, [1]), (1, True, [1, 2]), (2, True, []), (2, False, [2])])
+@pytest.mark.parametrize(
+    ("t", "penalised", "anew"), [(1, False, [1]), (1, True, [1, 2]), (2, True, []), (2, False, [2])]
+)
 def test_adam_counts_the_steps_of_a_head_from_its_first_gradient(t, penalised, anew):
     """A first step of Adam is as long as the learning rate; after many steps without gradient it is 3.16 times that."""
     torch.manual_seed(0)
