@@ -104,7 +104,7 @@ HSU_CHANGES: dict[str, tuple[dict[str, Any], tuple[tuple[str, str], ...]]] = {
     "work clamped at zero": ({"clamped": True}, (("task", "SI"), ("domain", "SI"), ("class", "SI"))),
     "both": ({"own_heads": False, "clamped": True}, (("task", "SI"),)),
     "a tenth of λ": ({"share": 0.1}, (("task", "SI"),)),
-    "ten times λ": ({"share": 10}, (("task", "SI"),)),
+    "ten times λ": ({"share": 10}, (("task", "SI"), ("class", "MAS"))),
 }
 
 
@@ -268,7 +268,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "EMPIRICAL": (1e6, 1e7, 1e8, 1e9),
     "SAMPLE": (1e6, 1e7, 1e8, 1e9),
     "BATCHED": (1e8, 1e9, 1e10),
-    "EXACT": (1e3, 1e4, 1e5, 1e6, 1e7),
+    "EXACT": (1e2, 1e3, 1e4, 1e5, 1e6, 1e7),
     "EXACT, 500 images": (1e5, 1e6, 1e7, 1e8),
 }
 ESTIMATORS = tuple(GRID)
@@ -500,7 +500,7 @@ SETS: dict[str, Callable[[results.Runs, Task, int], None]] = {
 }
 
 
-DEFAULT = ["hsu", "van_de_ven", "three", "domain", "avalanche"]  # not what takes hours
+DEFAULT = ["hsu", "hsu_changes", "van_de_ven", "three", "domain", "avalanche"]  # not what takes hours
 
 
 def arguments() -> argparse.Namespace:
