@@ -20,7 +20,7 @@ all but BATCHED, and not searched: the author's code has had 100,000 and ten mil
 
 three: Split MNIST of van de Ven and Tolias 2019 (arXiv:1904.07734), EWC in three scenarios. As van_de_ven, but each
 task keeps its own anchor, F is that of the most likely label, and λ is the one of their code (commit f0b1461, of the
-year of the paper).
+year of the paper). three_changes: task-incremental, a tenth of it and ten times as much.
 
 domain: the domain-incremental 78.9 % of split_mnist.py taken apart, one change at a time: there the digits lie in their
 order, a task has two epochs in batches of 64 (about 380 steps), the second at a tenth of the learning rate of plain
@@ -284,6 +284,18 @@ def three(runs: results.Runs, mnist: Task, seed: int, scenarios: Sequence[str] =
         runs.once(key, timed(partial(once.run, "most likely label", THREE[scenario])))
 
 
+THREE_CHANGES = {"ten times λ": 10, "a tenth of λ": 0.1}
+
+
+def three_changes(runs: results.Runs, mnist: Task, seed: int, changes: Iterable[str] = THREE_CHANGES) -> None:
+    """The task-incremental run with another λ, one seed."""
+    once = VanDeVen(mnist, seed, "task", "optima")
+    for change in changes:
+        key = {"protocol": "van de Ven 2019, changed", "change": change, "scenario": "task", "method": "EWC"}
+        importance = THREE_CHANGES[change] * THREE["task"]
+        runs.once(key | {"seed": seed}, timed(partial(once.run, "most likely label", importance)))
+
+
 class VanDeVen:
     """All runs of one seed: the same digits in the same tasks, from the same weights, in the same order."""
 
@@ -494,13 +506,14 @@ SETS: dict[str, Callable[[results.Runs, Task, int], None]] = {
     "three_domain": partial(three, scenarios=["domain"]),
     "van_de_ven": van_de_ven,
     "three": three,
+    "three_changes": three_changes,
     "domain": domain,
     "avalanche": avalanche,
     "zenke": zenke,
 }
 
 
-DEFAULT = ["hsu", "hsu_changes", "van_de_ven", "three", "domain", "avalanche"]  # not what takes hours
+DEFAULT = ["hsu", "hsu_changes", "van_de_ven", "three", "three_changes", "domain", "avalanche"]  # not what takes hours
 
 
 def arguments() -> argparse.Namespace:
