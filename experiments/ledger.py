@@ -30,16 +30,20 @@ HSU_TABLE = {  # table 2: mean and standard deviation of ten runs, task-, domain
     "MAS": ((99.22, 0.21), (68.57, 6.85), (19.52, 0.29)),
     "offline": ((99.52, 0.16), (98.59, 0.15), (97.53, 0.30)),
 }
-VAN_DE_VEN_2025 = {  # mean and what is printed behind it, taken for a standard error over 30 seeds; None: not at hand
+VAN_DE_VEN_2025 = {  # mean and standard error over 30 seeds
     "none": (85.41, 0.88),
     "EXACT": (99.12, 0.16),
     "EXACT, 500 images": (98.93, 0.15),
-    "SAMPLE": (99.12, None),
-    "EMPIRICAL": (99.12, None),
-    "BATCHED": (99.11, None),
+    "SAMPLE": (99.12, 0.12),
+    "EMPIRICAL": (99.12, 0.12),
+    "BATCHED": (99.11, 0.16),
 }
-VAN_DE_VEN_2019 = {"task": 98.64, "domain": 63.95, "class": 20.01}
+VAN_DE_VEN_2019 = {"task": (98.64, 0.22), "domain": (63.95, 1.90), "class": (20.01, 0.06)}  # printed as (± …)
 SCENARIOS = ("task", "domain", "class")
+HSU_MEANS = {
+    scenario: {method: figures[place][0] for method, figures in HSU_TABLE.items()}
+    for place, scenario in enumerate(SCENARIOS)
+}
 
 
 class Row(NamedTuple):
@@ -53,6 +57,7 @@ class Row(NamedTuple):
     spread: float | None = None  # the published standard deviation between runs, where it is known
     above: bool = False  # the paper says "above"
     reason: str = ""  # why they differ, as tested
+    hint: str = ""  # what would agree, where no reason is known
     estimate: float = 0  # seconds of one core that it would take, where it was not run
 
 
@@ -85,7 +90,8 @@ def verdict(row: Row) -> str:
         return "agrees"
     if row.reason:
         return f"differs. {row.reason}"
-    return "differs, not explained" if far is not None else "differs, not explained: one seed, no published spread"
+    hint = f". {row.hint}" if row.hint else ""
+    return f"differs, not explained{hint if far is not None else ': one seed, no published spread'}"
 
 
 def held(name: str) -> list[dict[str, Any]]:
@@ -127,30 +133,100 @@ def hsu() -> list[Row]:
             mean, spread = figures[place]
             runs = chosen(held("published"), protocol="Hsu 2018", scenario=scenario, method=method)
             error = spread / math.sqrt(10)
-            rows.append(Row(f"{scenario}, {method}", mean, error, percent(runs), seconds(runs), spread, estimate=51))
+            row = Row(f"{scenario}, {method}", mean, error, percent(runs), seconds(runs), spread, estimate=51)
+            rows.append(row._replace(hint=hint(row, "Hsu 2018", scenario, method)))
     return rows
+
+
+def hint(row: Row, protocol: str, scenario: str, method: str) -> str:
+    """Which of the changes agrees with the published figure, and takes at least half of the difference away."""
+    told = []
+    for change, words in TRIED.items():
+        key = {"protocol": f"{protocol}, changed", "change": change, "scenario": scenario, "method": method}
+        changed = row._replace(ours=percent(chosen(held("published"), **key)))
+        if not changed.ours or verdict(changed) != "agrees":
+            continue
+        if 2 * abs(fmean(changed.ours) - row.published) <= abs(fmean(row.ours) - row.published):
+            told.append(f"With {words} it would agree: {shown(changed.ours)}")
+    return "; ".join(told)
+
+
+TRIED = {
+    "one output layer": "one output layer for all tasks, its steps counted from the first task on",
+    "work clamped at zero": "SI's work cut off at zero, as its paper has it",
+    "both": "these two",
+    "a tenth of λ": "a tenth of λ",
+    "ten times λ": "ten times λ",
+}
+
+
+def tried(protocol: str, published: dict[str, dict[str, float]]) -> str:
+    """The changes that were tried, each beside the published figure and the run without it: a table."""
+    lines = ["| what | published | ours | changed | what is changed |", "|---|---|---|---|---|"]
+    runs = held("published")
+    for change, told in TRIED.items():
+        for scenario, figures in published.items():
+            for method, mean in figures.items():
+                key = {"scenario": scenario, "method": method}
+                changed = chosen(runs, protocol=f"{protocol}, changed", change=change, **key)
+                if changed:
+                    own = shown(percent(chosen(runs, protocol=protocol, **key)))
+                    cells = [f"{scenario}, {method}", f"{mean:.2f}", own, shown(percent(changed)), told]
+                    lines.append(f"| {' | '.join(cells)} |")
+    return f"{flowing(CHANGES_TEXT)}\n\n" + "\n".join(lines)
 
 
 def van_de_ven_2025() -> list[Row]:
-    """Van de Ven 2025, Split MNIST."""
+    """Van de Ven 2025, Split MNIST, each estimator at its own λ."""
     rows = []
     for method, (mean, error) in VAN_DE_VEN_2025.items():
-        runs = [
-            run
-            for run in chosen(held("published"), protocol="van de Ven 2025", method=method)
-            if run["seed"] != 100  # the seed that λ is chosen with
-        ]
-        spread = None if error is None else error * math.sqrt(30)
-        rows.append(Row(method, mean, error, percent(runs), seconds(runs), spread, estimate=165))
+        importance, runs = tuned(method)
+        what = f"{method}, λ = {importance:,.0f}" if importance else method
+        rows.append(Row(what, mean, error, percent(runs), seconds(runs), error * math.sqrt(30), estimate=165))
     return rows
+
+
+def tuned(method: str) -> tuple[float, list[dict[str, Any]]]:
+    """The best λ of those that were run with every seed, and its runs."""
+    runs = chosen(held("published"), protocol="van de Ven 2025", method=method)
+    count = max(len(chosen(runs, importance=value)) for value in {run["importance"] for run in runs})
+    return best([run for run in runs if len(chosen(runs, importance=run["importance"])) == count], "mean")
+
+
+def search() -> str:
+    """Each estimator with each λ that was tried: a table, and what one λ for all comes to."""
+    runs = chosen(held("published"), protocol="van de Ven 2025")
+    values = sorted({run["importance"] for run in runs if run["importance"]})
+    lines = [
+        f"| λ | {' | '.join(f'{value:,.0f}' for value in values)} |",
+        f"|---|{'---|' * len(values)}",
+    ]
+    untuned = []
+    for method in VAN_DE_VEN_2025:
+        tried = [percent(chosen(runs, method=method, importance=value)) for value in values]
+        if any(tried):
+            lines.append(f"| {method} | {' | '.join(cell(found) for found in tried)} |")
+            start = 1e8 if method == "BATCHED" else 1e6
+            untuned.append(f"{method} {shown(tried[values.index(start)])}")
+    return (
+        f"{flowing(SEARCH)}\n\n" + "\n".join(lines) + "\n\n"
+        "These rows hang on λ. With a million for all, and a hundred million for BATCHED, they would be "
+        f"{', '.join(untuned)}."
+    )
+
+
+def cell(values: list[float]) -> str:
+    """As `shown`, but a single seed is not told, and nothing is an empty cell."""
+    return shown(values).removesuffix(" (one seed)") if values else ""
 
 
 def van_de_ven_2019() -> list[Row]:
     """Van de Ven and Tolias 2019, EWC on Split MNIST."""
     rows = []
-    for scenario, mean in VAN_DE_VEN_2019.items():
+    for scenario, (mean, error) in VAN_DE_VEN_2019.items():
         runs = chosen(held("published"), protocol="van de Ven 2019", scenario=scenario)
-        rows.append(Row(f"{scenario}, EWC", mean, None, percent(runs), seconds(runs), estimate=165))
+        row = Row(f"{scenario}, EWC", mean, error, percent(runs), seconds(runs), estimate=165)
+        rows.append(row._replace(hint=hint(row, "van de Ven 2019", scenario, "EWC")))
     return rows
 
 
@@ -201,6 +277,7 @@ class Section(NamedTuple):
     text: str
     command: str
     rows: list[Row]
+    after: str = ""  # what stands below the table
 
 
 HSU = """
@@ -209,20 +286,31 @@ with the standard error (the paper prints the standard deviation, √10 times th
 order. Images padded to 32 × 32 and normalised, two hidden layers of 400, batches of 128, four epochs a task, Adam with
 η = 0.001, not reset between tasks; *SGD* is plain descent with 0.01. λ of each method and scenario, ξ = 0.1 of SI, and
 F by the most likely label are those of the authors' scripts (GT-RIPL/Continual-Learning-Benchmark, commit d78b997);
-their penalty has no ½, so λ is doubled here.
+their penalty has no ½, so λ is doubled here. As there, each task of the task-incremental network has a head of its own,
+whose steps Adam counts from its own first gradient, and SI's work is not cut off at zero.
+"""
+CHANGES_TEXT = """
+What was tried on rows that differ, and on their neighbours, one change at a time. Where another λ would agree, that is
+a hint and no reason, for the authors' code names theirs:
 """
 VAN_DE_VEN = """
-[arXiv:2502.11756](https://arxiv.org/abs/2502.11756), online EWC, task-incremental. The figures are *second hand*; the
-protocol is read in the author's code (GMvandeVen/continual-learning, commit e6d795a): two hidden layers of 400, Adam
-with η = 0.001, not reset, 2,000 steps of 128 images a task, one head a task, the digits dealt to the tasks anew with
-each seed. What stands behind ± is taken for a standard error over 30 seeds. The paper takes the best of fourteen λ by
-the test accuracy. Here λ is not searched: a million, between two defaults that this code has had, and a hundred million
-for BATCHED, whose squares are of means over 128 images.
+[arXiv:2502.11756](https://arxiv.org/abs/2502.11756), online EWC, task-incremental: mean and standard error over 30
+seeds, read in the author's own text (iclr-blogposts/2025, `_posts/2025-04-28-fisher.md`, commit b507d36). The protocol
+is read in his code (GMvandeVen/continual-learning, commit e6d795a): two hidden layers of 400, Adam with η = 0.001, not
+reset, 2,000 steps of 128 images a task, one head a task, the digits dealt to the tasks anew with each seed. For each
+estimator the paper takes the best of fourteen λ, 1 to 10¹³, by the accuracy on the test images. This page does so too,
+but among three to six of the fourteen. That is the published protocol, and no advice: a λ that was chosen on the test
+images flatters.
+"""
+SEARCH = """
+The search: every λ with seed 0; where it began, a million (of BATCHED a hundred million), and what was best at some
+point of it, with two seeds more. The rows have the best of what was run with all seeds.
 """
 THREE = """
-[arXiv:1904.07734](https://arxiv.org/abs/1904.07734), EWC. The figures are *second hand*, their standard errors not at
-hand. The protocol is the one above, with an anchor for each task, F by the most likely label, and the λ of the code of
-that year (commit f0b1461): ten million, one million, a hundred million.
+[arXiv:1904.07734](https://arxiv.org/abs/1904.07734), EWC. The figures are *second hand*; what stands behind ± is taken
+for a standard error. The protocol is the one above, with an anchor for each task, F by the most likely label, and the λ
+of the code at the end of that year (commit f0b1461, eight months after the paper): ten million, one million, a hundred
+million.
 """
 PERMUTED = """
 Only the baseline is followed to the letter. Kirkpatrick et al. 2017
@@ -248,11 +336,21 @@ def sections() -> list[Section]:
     run = "python experiments/published.py --only"
     many = "python experiments/many_tasks.py; python experiments/many_tasks.py --tasks 50"
     return [
-        Section("Hsu et al. 2018, Split MNIST", HSU, f"{run} hsu", hsu()),
+        Section("Hsu et al. 2018, Split MNIST", HSU, f"{run} hsu hsu_changes", hsu(), tried("Hsu 2018", HSU_MEANS)),
         Section(
-            "Van de Ven 2025, Split MNIST, five ways to measure F", VAN_DE_VEN, f"{run} van_de_ven", van_de_ven_2025()
+            "Van de Ven 2025, Split MNIST, five ways to measure F",
+            VAN_DE_VEN,
+            f"{run} van_de_ven",
+            van_de_ven_2025(),
+            search(),
         ),
-        Section("Van de Ven and Tolias 2019, Split MNIST", THREE, f"{run} three", van_de_ven_2019()),
+        Section(
+            "Van de Ven and Tolias 2019, Split MNIST",
+            THREE,
+            f"{run} three three_changes",
+            van_de_ven_2019(),
+            tried("van de Ven 2019", {name: {"EWC": mean} for name, (mean, _) in VAN_DE_VEN_2019.items()}),
+        ),
         Section("Permutations of MNIST", permuted_text(), f"{many}; {run} avalanche; {run} zenke", permutations()),
     ]
 
@@ -360,17 +458,20 @@ def page() -> str:
     text = [
         "# The ledger",
         "Published numbers of EWC and its relatives, and what comes out when their protocols are run here. "
-        f"{agree} rows agree, {explained} differ for a reason that was itself tested, {unexplained} differ without "
-        f"one, {not_run} were not run.",
-        "*Agrees*: the means differ by at most two standard errors of their difference. One run of ours is judged by "
-        "the published spread between runs. Accuracy in %, mean over tasks after the last one, ± standard error over "
-        "seeds. *Second hand*: the figure was not read in the paper itself. *Minutes*: all seeds of the row, on two "
-        "cores, one thread each; where nothing was run, reckoned for three seeds (one of permuted MNIST).",
+        f"Of {agree + explained + unexplained + not_run} rows, {agree} agree, {explained} differ for a reason that was "
+        f"itself tested, {unexplained} differ without one; not run: {not_run}.",
+        "*Agrees*: the means differ by at most two standard errors of their difference. By chance alone one row in "
+        "twenty would not, even where a protocol is followed to the letter, and more of those with three seeds, whose "
+        "own standard error is uncertain. One run of ours is judged by the published spread between runs. Accuracy in "
+        "%, mean over tasks after the last one, ± standard error over seeds. *Second hand*: the figure was not read in "
+        "the paper itself. *Minutes*: all seeds of the row, on two cores, one thread each; where nothing was run, "
+        "reckoned for three seeds (one of permuted MNIST).",
         "This page is written by `python experiments/ledger.py` from [files/results](../files/results); a test "
         "compares the two.",
     ]
     for part in parts:
-        text += [f"## {part.title}", flowing(part.text), table(part.rows), f"`{part.command}`"]
+        text += [f"## {part.title}", flowing(part.text), table(part.rows), *filter(None, [part.after])]
+        text += [f"`{part.command}`"]
     text += ["## Domain-incremental: 78.9, or 64?", flowing(SETTLED), settled(), conclusion()]
     text += ["`python experiments/published.py --only domain three`"]
     return "\n\n".join(text) + "\n"

@@ -110,10 +110,10 @@ class Path:
             w.addcmul_(g, old.sub_(p))  # −g Δθ, eq. (12.1)
 
     @torch.no_grad()
-    def importance(self) -> dict[str, Tensor]:
-        """Ω of the way so far, eq. (12.2); where a weight's work was negative, zero."""
+    def importance(self, clamped: bool = True) -> dict[str, Tensor]:
+        """Ω of the way so far, eq. (12.2); where a weight's work was negative, zero, or negative if not `clamped`."""
         return {
-            name: w.clamp(min=0) / ((p - start) ** 2 + self.damping)
+            name: (w.clamp(min=0) if clamped else w) / ((p - start) ** 2 + self.damping)
             for (name, p), start, w in zip(self.parameters.items(), self.start, self.work, strict=True)
         }
 

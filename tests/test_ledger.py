@@ -24,6 +24,7 @@ def test_the_page_is_what_the_script_writes():
         (Row("", 10.0, 0.30, [10.5, 10.6, 10.7], 0), 1.964, "agrees"),
         (Row("", 10.0, 0.29, [10.5, 10.6, 10.7], 0), 2.029, "differs, not explained"),
         (Row("", 10.0, 0.29, [10.5, 10.6, 10.7], 0, reason="Noise"), 2.029, "differs. Noise"),
+        (Row("", 10.0, 0.29, [10.5, 10.6, 10.7], 0, hint="Luck"), 2.029, "differs, not explained. Luck"),
         (Row("", 10.0, None, [10.5, 10.6, 10.7], 0), 10.392, "differs, not explained"),
         (Row("", 10.0, 0.3, [11.0], 0, spread=0.4), 2.0, "agrees"),  # one run, judged by the published spread
         (Row("", 10.0, 0.3, [], 0), None, "not run"),
@@ -44,6 +45,7 @@ def test_rows_are_counted_once():
         Row("", 1.0, 0.1, [9.0], 0, 0.1, reason="x"),
     ]
     assert counts([*rows, Row("", 1.0, 0.1, [], 0)]) == (1, 1, 1, 1)
+    assert counts([rows[1]._replace(hint="with another λ it would agree")]) == (0, 0, 1, 0)
 
 
 def test_six_rows_agree_or_carry_a_tested_explanation():

@@ -74,6 +74,58 @@ def test_published_methods_run(few, scenario, method):
     assert scores["mean"] == pytest.approx(sum(scores["per_task"]) / 5)
 
 
+@pytest.mark.parametrize("change", published.HSU_CHANGES)
+def test_each_change_runs(few, change):
+    how, cases = published.HSU_CHANGES[change]
+    scores = published.hsu_run(split(published.padded(few), 2), *cases[0], seed=0, **how)
+    assert len(scores["per_task"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("t", "penalised", "anew"), [(1, False, [1]), (1, True, [1, 2]), (2, True, []), (2, False, [2])]
+)
+def test_adam_counts_the_steps_of_a_head_from_its_first_gradient(t, penalised, anew):
+    """A first step of Adam is as long as the learning rate; after many steps without gradient it is 3.16 times that."""
+    torch.manual_seed(0)
+    heads = published.Heads(4, tasks=3)
+    adam = torch.optim.Adam(heads.parameters(), lr=0.001)
+    hidden = torch.ones(1, 4)
+    for _ in range(3000):
+        adam.zero_grad(set_to_none=False)
+        heads(hidden)[:, :2].sum().backward()
+        adam.step()
+    before = [head.bias.detach().clone() for head in heads.each]
+    heads.begin(adam, t, penalised)
+    adam.zero_grad(set_to_none=False)
+    heads(hidden)[:, 2:].sum().backward()
+    adam.step()
+    for number in (1, 2):
+        step = (before[number] - heads.each[number].bias).detach()
+        length = 0.001 if number in anew else 0.001 * 0.1 / 0.001**0.5
+        torch.testing.assert_close(step, torch.full((2,), length), rtol=0.06, atol=0)
+
+
+def test_a_penalty_of_either_sign_is_its_loss(few):
+    torch.manual_seed(0)
+    model = rivals.MLP(4)
+    penalty = published.Signed(3.0)
+    first, second = ({name: torch.randn_like(p) for name, p in model.named_parameters()} for _ in range(2))
+    penalty.add(first, dict(model.named_parameters()))
+    for p in model.parameters():
+        p.data.add_(torch.randn_like(p))
+    penalty.add(second, dict(model.named_parameters()))
+    anchor = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.data.add_(torch.randn_like(p))
+        p.grad = torch.ones_like(p)
+    sums = [first[name] + second[name] for name in first]
+    loss = sum((o * (p - a) ** 2).sum() for o, p, a in zip(sums, model.parameters(), anchor, strict=True))
+    expected = torch.autograd.grad(3.0 * loss, list(model.parameters()))
+    penalty.add_gradient(model)
+    for p, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, 1 + gradient)
+
+
 def test_batches_of_mas(few):
     """For one batch that holds everything: the absolute gradient of the mean square."""
     part = published.Part(few, range(2, 5), range(10))

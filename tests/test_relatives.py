@@ -78,6 +78,7 @@ def test_importance_along_the_path(model, part):
     found = path.importance()
     torch.testing.assert_close(found["hidden1.weight"], torch.full_like(model.hidden1.weight, 0.2 / (0.09 + 0.1)))
     assert not found["hidden1.bias"].any()  # negative work
+    torch.testing.assert_close(path.importance(clamped=False)["hidden1.bias"], torch.full((8,), -1 / 0.1))
 
 
 def test_a_teacher_wants_nothing_of_itself_and_pulls_others_back(model, part):
