@@ -20,7 +20,7 @@ from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
 
 _Node = Any  # of autograd's graph
 _BLOCK = 128  # rows at a time of a symmetric matrix
-_ROWS = 1024  # images in one sum of squares: in single precision a longer one loses digits
+_SMALL, _ROWS = 16, 256  # products of matrices with so few rows add up image after image: no more than 256 at a time
 
 
 _LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
@@ -137,7 +137,8 @@ class Layer:
         if "g²" in self._sums:
             g2 = self._sums.pop("g²")
             self._sums["bias"] = g2.sum((0, 3))
-            for g_part, a_part in zip(g2.split(_ROWS), self.patches().split(_ROWS), strict=True):
+            rows = _ROWS if min(g2.shape[2], self.patches().shape[2]) < _SMALL else len(g2)
+            for g_part, a_part in zip(g2.split(rows), self.patches().split(rows), strict=True):
                 self._add("weight", torch.einsum("ngot,ngit->goi", g_part, a_part.square()))
         return {
             name: self._sums[kind].reshape(getattr(self.module, kind).shape)

@@ -53,9 +53,14 @@ class Batch:
         leaves = [leaf[images] if part else leaf for leaf, part in zip(self.leaves, self.parts, strict=True)]
         return replace(self, leaves=leaves, images=len(range(self.images)[images]))
 
-    def copied(self) -> "Batch":
-        """In memory of its own."""
-        return replace(self, leaves=[leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves])
+    def room(self, images: int) -> "Batch":
+        """Room for that many images of the same shapes."""
+        return replace(self, leaves=[leaf.new_empty(images, *leaf.shape[1:]) for leaf in self.leaves], images=images)
+
+    def put(self, batch: "Batch", start: int) -> None:
+        """Copy the images of a batch that fits to the places from `start` on."""
+        for room, leaf in zip(self.leaves, batch.leaves, strict=True):
+            room[start : start + batch.images] = leaf.detach()
 
     def take(self, images: Tensor) -> "Batch":
         """A batch of the images with these numbers."""
@@ -89,14 +94,6 @@ class Batch:
     def shapes(self) -> list[Any]:
         """What two batches have in common for which a model may be expected to do the same."""
         return [tuple(leaf.shape[1:]) for leaf in self.leaves if isinstance(leaf, Tensor)]
-
-
-def joined(batches: list[Batch]) -> Batch:
-    """Several batches that fit as one."""
-    if len(batches) == 1:
-        return batches[0]
-    leaves = [torch.cat(part) for part in zip(*(batch.leaves for batch in batches), strict=True)]
-    return replace(batches[0], leaves=leaves, images=sum(batch.images for batch in batches))
 
 
 class Classifier(nn.Module):

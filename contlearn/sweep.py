@@ -25,7 +25,7 @@ from contlearn.data import pairs
 from contlearn.layers import Layer, agrees, candidates, connected, tolerance
 from contlearn.likelihoods import Estimator, Likelihood, Vectors, check_choices, vectors
 from contlearn.models import device_of, undisturbed
-from contlearn.per_image import Batch, Classifier, Forward, add, batched, gradients, joined, one_at_a_time, square
+from contlearn.per_image import Batch, Classifier, Forward, add, batched, gradients, one_at_a_time, square
 
 _BUDGET = 2**24  # numbers that an intermediate result may hold: 64 MiB in single precision
 _WORTH_BATCHING = 8  # images: for fewer, a loop is as fast as vmap
@@ -166,29 +166,24 @@ class Sweep:
 
     def _regrouped(self, stream: Iterator[Batch]) -> Iterator[Batch]:
         """The same images in groups that fit the budget: small batches joined where they fit, large ones cut."""
-        held: list[Batch] = []
-        size = 0
-
-        def release() -> Iterator[Batch]:
-            whole = joined(held)
-            held.clear()
-            parts = -(-whole.images // size)
-            even = -(-whole.images // parts)  # for each part costs a proof
-            for start in range(0, whole.images, even):
-                yield whole[start : start + even]
-
+        held: Batch | None = None  # small batches, copied one behind the other: a loader may fill its memory again
+        filled = size = 0
         for batch in stream:
-            if held and not (held[0].fits(batch) and sum(each.images for each in held) + batch.images <= size):
-                yield from release()
-            if not held:
+            if held is not None and not (held.fits(batch) and filled + batch.images <= size):
+                yield held[:filled]
+                held = None
+            if held is None:
                 size = self._images_at_once(batch)
-            held.append(batch)
-            if sum(each.images for each in held) >= size or not batch.fits(batch):
-                yield from release()
-            else:
-                held[-1] = batch.copied()  # a loader may fill the same memory again
-        if held:
-            yield from release()
+                if 2 * batch.images > size or not batch.fits(batch):
+                    parts = -(-batch.images // size)
+                    even = -(-batch.images // parts)  # for each part costs a proof
+                    yield from (batch[start : start + even] for start in range(0, batch.images, even))
+                    continue
+                held, filled = batch.room(size), 0
+            held.put(batch, filled)
+            filled += batch.images
+        if held is not None:
+            yield held[:filled]
 
     def _images_at_once(self, batch: Batch) -> int:
         """As many as fit the budget with activations, patches and gradients; counted on one image."""

@@ -150,9 +150,6 @@ MUTANTS = {
         "sweep", "self._refuse_merged(hidden, step.batch)", "pass", "training_alone", "adversaries"
     ),
     "adapters stay merged": Mutant("models", "model.train(before[model])", "pass", "training_alone", "adversaries"),
-    "held batches may be overwritten": Mutant(
-        "sweep", "held[-1] = batch.copied()", "pass", "same_memory", "adversaries"
-    ),
     "gradients may be clipped": Mutant(
         "sweep", "self._refuse_bent_gradients(step)\n", "pass\n", "clipped", "adversaries"
     ),
