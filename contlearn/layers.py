@@ -18,6 +18,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.linalg import vector_norm
 from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
 
+from contlearn.per_image import add
+
 _Node = Any  # of autograd's graph
 _BLOCK = 128  # rows at a time of a symmetric matrix
 _SMALL, _ROWS = 16, 256  # products of matrices with so few rows add up image after image: no more than 256 at a time
@@ -169,10 +171,7 @@ class Layer:
         return whole, _mirrored(self._sums["G"]), a.shape[1]
 
     def _add(self, key: str, value: Tensor) -> None:
-        if key in self._sums:
-            self._sums[key] += value
-        else:
-            self._sums[key] = value
+        add(self._sums, key, value)
 
 
 class Normalisation(Layer):
