@@ -516,6 +516,10 @@ class Allocations(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.numbers, self.coarsest = 0, torch.float64
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # to say yes, as by default, would import the whole of it: 70 MiB, a second
+        return False
+
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

@@ -73,3 +73,17 @@ def test_peak(case: str, estimator: str, start_python) -> None:
     assert process.returncode == 0, errors
     peak, parameters, largest = map(float, output.split())
     assert peak < 1.5 * (2 * parameters + 2 * largest + 2 * 64)
+
+
+def test_nothing_large_is_imported_late(start_python) -> None:
+    """As `torch._dynamo`, which a mode of dispatch asks for by default: 40 MiB, and most of a first second."""
+    program = (
+        "import sys, torch; from contlearn import diagonal_fisher\n"
+        "late = 'torch._dynamo' not in sys.modules\n"
+        "diagonal_fisher(torch.nn.Linear(4, 3), [(torch.ones(2, 4), torch.tensor([0, 1]))], progress=False)\n"
+        "print(late, 'torch._dynamo' in sys.modules)"
+    )
+    process = start_python(program)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert output.split() == ["True", "False"]
