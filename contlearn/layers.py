@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.linalg import vector_norm
 from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
 
-from contlearn.per_image import add
+from contlearn.per_image import add, tolerance
 
 _Node = Any  # of autograd's graph
 _BLOCK = 128  # rows at a time of a symmetric matrix
@@ -342,11 +342,6 @@ def agrees(
         true = torch.zeros_like(getattr(layer.module, kind)) if true is None else true
         truth[kind] = true.to(torch.promote_types(g.dtype, torch.float32))
     return all(bool(error.abs_().max() <= tolerance(dtype) * size) for error, size in layer.errors(g, n, truth))
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """What two ways to compute one number may differ by, relative to the size of its terms: half of the digits."""
-    return float(torch.finfo(dtype).eps ** 0.5)
 
 
 def _add_gram(total: Tensor | None, x: Tensor) -> Tensor:

@@ -112,6 +112,14 @@ class Classifier(nn.Module):
         with torch.autocast(self.device, dtype, enabled):
             return self.call(self.model, batch)
 
+    def quietly(self, batch: Batch) -> Tensor:
+        """The logits, without a graph under `no_grad`, unless `forward` needs one for hooks on its activations."""
+        try:
+            return self(batch.value())[0]  # type: ignore[no-any-return]
+        except RuntimeError:
+            with torch.enable_grad():
+                return self(batch.value())[0].detach()  # type: ignore[no-any-return]
+
 
 def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> dict[str, Tensor | None]:
     """∂(v · logits)/∂θ, the score, eq. (4.1), for v = ∂ log p / ∂z; None where no path leads to θ."""
@@ -119,6 +127,23 @@ def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> di
     # that of an embedding with `sparse=True` is sparse
     dense = [g.to_dense() if g is not None and g.layout is torch.sparse_coo else g for g in found]
     return dict(zip(parameters, dense, strict=True))
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What two ways to compute one number may differ by, relative to the size of its terms: half of the digits."""
+    return float(torch.finfo(dtype).eps ** 0.5)
+
+
+def same(found: Mapping[str, Tensor], truth: Mapping[str, Tensor | None], dtype: torch.dtype) -> bool:
+    """Whether gradients agree up to rounding; where they cancel to nothing, up to that of the largest of them."""
+    largest = max((float(g.abs().max()) for g in truth.values() if g is not None), default=0.0)
+    for name, g in found.items():
+        true = truth[name]
+        true = torch.zeros_like(g) if true is None else true
+        size = max(tolerance(dtype) * float(true.abs().max()), 32 * torch.finfo(dtype).eps * largest)
+        if not float((g - true).abs().max()) <= size:
+            return False
+    return True
 
 
 def one_at_a_time(
