@@ -24,7 +24,6 @@ _Node = Any  # of autograd's graph
 _BLOCK = 128  # rows at a time of a symmetric matrix
 _SMALL, _ROWS = 16, 256  # products of matrices with so few rows add up image after image: no more than 256 at a time
 
-
 _LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
 # Of autograd's nodes those that leave each image in its row, whatever they are given.
 _ROWWISE = {
@@ -74,7 +73,7 @@ class Layer:
 
     @property
     def numbers(self) -> int:
-        """How many an image takes here: patches, outputs and gradients."""
+        """How many numbers an image takes here: patches, outputs and gradients."""
         return self.patches()[0].numel() + 3 * self.shape.numel() if self.fits(1) else 0
 
     def fits(self, images: int) -> bool:
@@ -159,7 +158,7 @@ class Layer:
             self._sums["counted"] = self._sums.get("counted", counted) | counted
 
     def products(self) -> tuple[Tensor, Tensor, int]:
-        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and of how many a."""
+        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and how many a."""
         a = self.patches()[:, 0].transpose(0, 1).flatten(1)  # (I, N·T)
         if "counted" in self._sums:
             a = a[:, self._sums["counted"]]

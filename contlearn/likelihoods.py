@@ -41,7 +41,7 @@ Estimator = Literal["exact", "sample", "empirical", "predicted"]
 Likelihood = Literal["categorical", "bernoulli", "gaussian"]
 
 _LEFT_OUT = -100  # the label that cross_entropy ignores
-_MOST = 4096  # backward passes that `"exact"` may take for several outputs an image
+_MOST = 4096  # backward passes that `"exact"` may take for the tokens, or the outputs, of an image
 
 
 class Vectors(Sequence[Tensor]):
@@ -92,8 +92,9 @@ def categorical(
     log p(y) = z_y − log Σ_c exp z_c, so ∂/∂z = e_y − p. Over y ~ p that has mean Σ_c p_c e_c − p = 0, and covariance
     Σ_c p_c (e_c − p)(e_c − p)ᵀ = diag(p) − p pᵀ: the columns √p_c (e_c − p) are a square root of it.
 
-    Labels are integers (N,) or (N, T). An image, or a token, labelled −100 is left out, as `cross_entropy` has it; else
-    only `"empirical"` looks at them. A logit of −∞ is a class that cannot be: it has p = 0 and sends nothing.
+    Labels are integers (N,) or (N, T). An image, or a token, labelled −100 is left out, as `cross_entropy` has it.
+    Apart from that, only `"empirical"` looks at them. A logit of −∞ is a class that cannot be: it has p = 0 and sends
+    nothing.
 
     Raises:
         FloatingPointError: a logit is NaN or +∞, or no class of an image can be.

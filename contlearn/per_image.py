@@ -26,7 +26,7 @@ class Batch:
     leaves: list[Any]
     form: Any
     images: int
-    parts: list[bool]  # of the leaves, which have one entry an image: a cut batch may be as short as something shared
+    parts: list[bool]  # which leaves have one entry an image; a cut batch may be as short as something shared
 
     @classmethod
     def of(cls, value: Any, device: torch.device) -> "Batch":
@@ -70,7 +70,7 @@ class Batch:
         return replace(self, leaves=leaves, images=len(images))
 
     def value(self) -> Any:
-        """What the loader yielded."""
+        """In the form in which the loader yielded it."""
         return tree_unflatten(self.leaves, self.form)
 
     def fits(self, other: "Batch") -> bool:

@@ -1,8 +1,8 @@
 """The two structures in which the quadratic of EWC is held: a diagonal, or Kronecker factors for each layer.
 
 Both stand for one form (θ−μ)ᵀ S (θ−μ) + c over the parameters of a model, however many tasks went into it, and answer
-the same four questions: what is the form after one more task, what are its value and its pull S (θ−μ), and where does
-its proximal step lead. They never change: a new task makes a new one. λ and the ½ are the business of `EWC`.
+the same questions: what is the form after one more task, what are its value and its pull S (θ−μ), and where does its
+proximal step lead. A form never changes: a new task makes a new one. λ and the ½ are the business of `EWC`.
 """
 
 import math
