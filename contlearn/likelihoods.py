@@ -31,8 +31,8 @@ other probabilities, or a sigmoid of −z.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args, overload
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ _LEFT_OUT = -100  # the label that cross_entropy ignores
 _MOST = 4096  # backward passes that `"exact"` may take for the tokens, or the outputs, of an image
 
 
-class Vectors(Sequence[Tensor]):
+class Vectors:
     """The vectors v of a batch, in the shape of its outputs, each made when it is asked for: there is never a stack.
 
     Attributes:
@@ -68,13 +68,7 @@ class Vectors(Sequence[Tensor]):
     def __len__(self) -> int:
         return self.number
 
-    @overload
-    def __getitem__(self, k: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, k: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, k: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
+    def __getitem__(self, k: int) -> Tensor:
         if not 0 <= k < len(self):
             raise IndexError(k)
         return self.make(k, slice(self.images.start, self.images.stop))

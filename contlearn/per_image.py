@@ -216,8 +216,8 @@ def batched(
     with warnings.catch_warnings(), PaddingWithoutGradient():
         warnings.filterwarnings("ignore", "There is a performance drop")
         logits = vmap(logits_of)(images, copies)
-    for v in vectors:
-        found = gradients(logits, copies, v)
+    for k in range(len(vectors)):
+        found = gradients(logits, copies, vectors[k])
         yield {name: torch.zeros_like(copies[name]) if g is None else g for name, g in found.items()}
 
 
