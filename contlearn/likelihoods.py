@@ -150,7 +150,7 @@ def categorical(
 def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, left_out: Tensor | None, dtype: torch.dtype) -> Vectors:
     classes, positions = p.shape[-1], math.prod(p.shape[1:-1])
     if p.ndim == 3:
-        _refuse_absurd(classes * positions, f"{positions} tokens × {classes} classes")
+        _refuse_absurd((classes - 1) * positions, f"{positions} tokens × {classes} classes but one")
     p, used = p.view(len(p), positions, classes), used.view(len(p), positions)
     # The vector that comes first is what the proof looks at: of each image the last token, which has seen the others,
     # and there the class second to k, with about the longest vector. A class that is masked out, or padding, would
