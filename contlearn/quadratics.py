@@ -41,8 +41,7 @@ class Diagonal:
         new = Diagonal(own, {name: _theta(name, anchor, f) for name, f in own.items()}).checked()
         for name in own:
             if name in self.center and own[name].shape != self.center[name].shape:
-                found = f"{name}: F has shape {tuple(own[name].shape)}, but the weights have"
-                raise ValueError(f"{found} {tuple(self.center[name].shape)}")
+                raise ValueError(f"{name} has changed its shape since an earlier task; see EWC.grow")
         precision = {name: decay * s for name, s in self.precision.items()}
         center, constant = dict(self.center), decay * self.constant
         for name, f in own.items():
