@@ -18,6 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.linalg import vector_norm
 from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
 
+from contlearn.likelihoods import precise
 from contlearn.per_image import add
 
 _Node = Any  # of autograd's graph
@@ -87,7 +88,7 @@ class Layer:
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
         if self._a is None:
-            self._a = self._patches(_precise(self.inputs))
+            self._a = self._patches(precise(self.inputs))
         return self._a
 
     def _patches(self, a: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class Layer:
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z in the shape of the layer's output, brought to (N, G, O, T)."""
-        g = _precise(g)
+        g = precise(g)
         if isinstance(self.module, nn.Linear):
             return g.reshape(len(g), 1, -1, self.module.out_features).mT
         return g.reshape(len(g), self.module.groups, self.module.out_channels // self.module.groups, -1)
@@ -197,8 +198,8 @@ class Normalisation(Layer):
         """x̂ or ∂/∂z as (N, K, T)."""
         size = self.module.weight.numel()
         if isinstance(self.module, nn.LayerNorm | nn.RMSNorm):
-            return _precise(g).reshape(len(g), -1, size).mT
-        return _precise(g).reshape(len(g), size, -1)
+            return precise(g).reshape(len(g), -1, size).mT
+        return precise(g).reshape(len(g), size, -1)
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
@@ -225,7 +226,7 @@ class Embedding(Layer):
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z as (N, T, width), zero where autograd gives the padding none."""
-        g, padding = _precise(g).reshape(len(g), -1, self.module.embedding_dim), self.module.padding_idx
+        g, padding = precise(g).reshape(len(g), -1, self.module.embedding_dim), self.module.padding_idx
         return g if padding is None else g * (self.patches() != padding % len(self.module.weight))[..., None]
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -339,7 +340,7 @@ def agrees(
     for kind, name in layer.names.items():
         true = expected[name]
         true = torch.zeros_like(getattr(layer.module, kind)) if true is None else true
-        truth[kind] = true.to(torch.promote_types(g.dtype, torch.float32))
+        truth[kind] = precise(true)
     return all(bool(error.abs_().max() <= tolerance(dtype) * size) for error, size in layer.errors(g, n, truth))
 
 
@@ -362,7 +363,3 @@ def _mirrored(total: Tensor) -> Tensor:
         end = start + _BLOCK
         total[end:, start:end] = total[start:end, end:].T
     return total
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -119,7 +119,7 @@ def categorical(
         used = torch.ones(outputs.shape[:-1], dtype=torch.bool, device=outputs.device)
     else:
         used = labels.long() != _LEFT_OUT  # in bytes, −100 would be the class 156
-    p = _precise(outputs).softmax(-1).where(used[..., None], 1 / classes)
+    p = precise(outputs).softmax(-1).where(used[..., None], 1 / classes)
     if not bool(p.isfinite().all()):
         raise FloatingPointError("a logit is not finite: look for inputs or weights that are not, before measuring F")
     units = int(used.sum())
@@ -203,7 +203,7 @@ def bernoulli(
         ValueError: `"empirical"` has no such targets, or `"exact"` would take more than 4,096 backward passes.
     """
     _require_finite(outputs)
-    p, rest = _precise(outputs).sigmoid(), _precise(-outputs).sigmoid()  # 1 − p
+    p, rest = precise(outputs).sigmoid(), precise(-outputs).sigmoid()  # 1 − p
     if estimator == "exact":
         return _exact_independent((p * rest).sqrt(), outputs.dtype)
     if estimator == "sample":
@@ -235,7 +235,7 @@ def gaussian(
             that F would be zero), or `"exact"` would take more than 4,096 backward passes.
     """
     _require_finite(outputs)
-    z = _precise(outputs)
+    z = precise(outputs)
     if estimator == "exact":
         return _exact_independent(torch.ones_like(z), outputs.dtype)
     if estimator == "predicted":
@@ -335,5 +335,6 @@ def _refuse_absurd(passes: int, why: str) -> None:
         )
 
 
-def _precise(outputs: Tensor) -> Tensor:
-    return outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
+def precise(tensor: Tensor) -> Tensor:
+    """The numbers in at least single precision, detached."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))

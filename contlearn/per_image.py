@@ -12,7 +12,7 @@ from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from contlearn.likelihoods import Vectors
+from contlearn.likelihoods import Vectors, precise
 
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
 _FEW = 16  # numbers in a tensor that may say which task it is
@@ -225,4 +225,4 @@ def square(g: Tensor) -> Tensor:
     """|g|² in at least single precision."""
     if g.is_complex():
         return torch.view_as_real(g).square().sum(-1)
-    return g.to(torch.promote_types(g.dtype, torch.float32)).square()
+    return precise(g).square()

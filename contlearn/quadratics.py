@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from contlearn.fisher import Factors, KroneckerFisher
+from contlearn.likelihoods import precise
 from contlearn.per_image import square
 from contlearn.ranks import cut, gathered, local, sharded, sum_over_shards, whole, with_shard
 
@@ -37,7 +38,7 @@ class Diagonal:
         self, fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor], decay: float, latest: bool
     ) -> "Diagonal":
         """γS + F, eq. (6.6), centred where the sum has its minimum, eq. (6.2), or, if `latest`, on the new θ*."""
-        own = {name: f.detach().to(torch.promote_types(f.dtype, torch.float32)) for name, f in fisher.items()}
+        own = {name: precise(f) for name, f in fisher.items()}
         new = Diagonal(own, {name: _theta(name, anchor, f) for name, f in own.items()}).checked()
         for name in own:
             if name in self.center and own[name].shape != self.center[name].shape:
