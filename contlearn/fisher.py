@@ -1,7 +1,7 @@
 """The Fisher information: how sharply the parameters of a model are determined by a task.
 
 `diagonal_fisher` keeps the diagonal of the matrix, `kronecker_fisher` two small factors for the block of each layer.
-What is sent backwards from the outputs says `likelihoods`; how it becomes squared gradients, `layers` and `per_image`;
+`likelihoods` says what is sent backwards from the outputs, `layers` and `per_image` how that becomes squared gradients;
 `sweep` goes once through the data, and proves what is fast.
 """
 
@@ -60,8 +60,9 @@ def diagonal_fisher(
         model: maps inputs (N, …) to logits (N, C), C ≥ 2, or (N, T, C) for T tokens; for the other likelihoods to
             outputs (N, …); each row from its own input alone.
         loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
-            an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Else only `"empirical"`
-            looks at their values. How images are grouped into batches changes nothing in the result.
+            an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Apart from −100, only
+            `"empirical"` looks at their values. How images are grouped into batches changes nothing in the result, but
+            perhaps the draws of `"sample"`.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for
@@ -81,11 +82,12 @@ def diagonal_fisher(
 
     Raises:
         ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a model in shards, ranks that hold
-            different weights, a single logit, `"exact"` where an image needs more than 4,096 backward passes, model and
-            data that do not fit together, images of a batch that change each other's logits, logits that depend on a
-            trainable parameter which no gradient reaches, parameters that take part in `train()` mode alone (adapters
-            that merge), or, for `"exact"`, gradients that are clipped on their way back; or it is called under
-            `torch.inference_mode()`.
+            different weights, a single logit, `"exact"` where the tokens, or the outputs, of an image need more than
+            4,096 backward passes (classes alone may be as many as you have time for), outputs and labels that do not
+            fit together, images of a batch that change each other's logits, logits that depend on a trainable parameter
+            which no gradient reaches, parameters that take part in `train()` mode alone (adapters that merge), or, for
+            `"exact"`, gradients that are clipped on their way back; or it is called under `torch.inference_mode()`.
+        TypeError: the loader yields no tensors or, without `forward`, no pairs of them.
         FloatingPointError: an output, or F, is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
             In single precision, gradients below 1e-19 lose digits when they are squared, and vanish below 1e-22.
     """
@@ -153,8 +155,8 @@ def kronecker_fisher(
     Embedding and normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and
     layers of which the weight is frozen get their diagonal, eq. (4.3), instead.
 
-    Arguments and errors are those of `diagonal_fisher`, memory too, with each layer's factors twice; they have its
-    dtype and device.
+    Arguments and errors are those of `diagonal_fisher`; memory too, and each layer's factors twice. The factors have
+    the dtype and device that its F has.
 
     Raises:
         ValueError: also if a layer has factors for some batches, and is used in another way by others.
@@ -214,7 +216,7 @@ class _Sums:
         self.times = 0
 
     def add(self, terms: Iterable[tuple[str, Tensor]]) -> None:
-        """Keeps the tensors, and changes them."""
+        """Takes the tensors over: later terms are added to them in place."""
         for name, term in terms:
             add(self.newest, name, term)
         self.times += 1
@@ -227,7 +229,7 @@ class _Sums:
         self.newest = {}
 
     def names(self) -> set[str]:
-        """Of which there are terms."""
+        """The parameters of which there are terms."""
         return self.newest.keys() | self.older.keys()
 
     def of(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -246,7 +248,7 @@ def _units(own: int) -> int:
 
 
 def _finite(name: str, mean: Tensor) -> Tensor:
-    """It, if it is."""
+    """The mean, if it is finite."""
     if not bool(mean.isfinite().all()):
         raise FloatingPointError(
             f"F of {name} is not finite: gradients or inputs are too large to be squared in {mean.dtype}, or on their "

@@ -18,12 +18,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.linalg import vector_norm
 from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
 
+from contlearn.likelihoods import precise
 from contlearn.per_image import add, tolerance
 
 _Node = Any  # of autograd's graph
 _BLOCK = 128  # rows at a time of a symmetric matrix
 _SMALL, _ROWS = 16, 256  # products of matrices with so few rows add up image after image: no more than 256 at a time
-
 
 _LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
 # Of autograd's nodes those that leave each image in its row, whatever they are given.
@@ -74,7 +74,7 @@ class Layer:
 
     @property
     def numbers(self) -> int:
-        """How many an image takes here: patches, outputs and gradients."""
+        """How many numbers an image takes here: patches, outputs and gradients."""
         return self.patches()[0].numel() + 3 * self.shape.numel() if self.fits(1) else 0
 
     def fits(self, images: int) -> bool:
@@ -88,7 +88,7 @@ class Layer:
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
         if self._a is None:
-            self._a = self._patches(_precise(self.inputs))
+            self._a = self._patches(precise(self.inputs))
         return self._a
 
     def _patches(self, a: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Layer:
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z in the shape of the layer's output, brought to (N, G, O, T)."""
-        g = _precise(g)
+        g = precise(g)
         if isinstance(self.module, nn.Linear):
             return g.reshape(len(g), 1, -1, self.module.out_features).mT
         return g.reshape(len(g), self.module.groups, self.module.out_channels // self.module.groups, -1)
@@ -159,7 +159,7 @@ class Layer:
             self._sums["counted"] = self._sums.get("counted", counted) | counted
 
     def products(self) -> tuple[Tensor, Tensor, int]:
-        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and of how many a."""
+        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and how many a."""
         a = self.patches()[:, 0].transpose(0, 1).flatten(1)  # (I, N·T)
         if "counted" in self._sums:
             a = a[:, self._sums["counted"]]
@@ -198,8 +198,8 @@ class Normalisation(Layer):
         """x̂ or ∂/∂z as (N, K, T)."""
         size = self.module.weight.numel()
         if isinstance(self.module, nn.LayerNorm | nn.RMSNorm):
-            return _precise(g).reshape(len(g), -1, size).mT
-        return _precise(g).reshape(len(g), size, -1)
+            return precise(g).reshape(len(g), -1, size).mT
+        return precise(g).reshape(len(g), size, -1)
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
@@ -226,7 +226,7 @@ class Embedding(Layer):
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z as (N, T, width), zero where autograd gives the padding none."""
-        g, padding = _precise(g).reshape(len(g), -1, self.module.embedding_dim), self.module.padding_idx
+        g, padding = precise(g).reshape(len(g), -1, self.module.embedding_dim), self.module.padding_idx
         return g if padding is None else g * (self.patches() != padding % len(self.module.weight))[..., None]
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -340,7 +340,7 @@ def agrees(
     for kind, name in layer.names.items():
         true = expected[name]
         true = torch.zeros_like(getattr(layer.module, kind)) if true is None else true
-        truth[kind] = true.to(torch.promote_types(g.dtype, torch.float32))
+        truth[kind] = precise(true)
     return all(bool(error.abs_().max() <= tolerance(dtype) * size) for error, size in layer.errors(g, n, truth))
 
 
@@ -358,7 +358,3 @@ def _mirrored(total: Tensor) -> Tensor:
         end = start + _BLOCK
         total[end:, start:end] = total[start:end, end:].T
     return total
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -12,7 +12,7 @@ from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from contlearn.likelihoods import Vectors
+from contlearn.likelihoods import Vectors, precise
 
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
 _FEW = 16  # numbers in a tensor that may say which task it is
@@ -26,7 +26,7 @@ class Batch:
     leaves: list[Any]
     form: Any
     images: int
-    parts: list[bool]  # of the leaves, which have one entry an image: a cut batch may be as short as something shared
+    parts: list[bool]  # which leaves have one entry an image; a cut batch may be as short as something shared
 
     @classmethod
     def of(cls, value: Any, device: torch.device) -> "Batch":
@@ -70,7 +70,7 @@ class Batch:
         return replace(self, leaves=leaves, images=len(images))
 
     def value(self) -> Any:
-        """What the loader yielded."""
+        """In the form in which the loader yielded it."""
         return tree_unflatten(self.leaves, self.form)
 
     def fits(self, other: "Batch") -> bool:
@@ -241,8 +241,8 @@ def batched(
     with warnings.catch_warnings(), PaddingWithoutGradient():
         warnings.filterwarnings("ignore", "There is a performance drop")
         logits = vmap(logits_of)(images, copies)
-    for v in vectors:
-        found = gradients(logits, copies, v)
+    for k in range(len(vectors)):
+        found = gradients(logits, copies, vectors[k])
         yield {name: torch.zeros_like(copies[name]) if g is None else g for name, g in found.items()}
 
 
@@ -250,4 +250,4 @@ def square(g: Tensor) -> Tensor:
     """|g|² in at least single precision."""
     if g.is_complex():
         return torch.view_as_real(g).square().sum(-1)
-    return g.to(torch.promote_types(g.dtype, torch.float32)).square()
+    return precise(g).square()

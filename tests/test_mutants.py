@@ -120,7 +120,7 @@ MUTANTS = {
         "likelihoods",
     ),
     "1 − p is a difference": Mutant(
-        "likelihoods", "_precise(-outputs).sigmoid()", "1 - _precise(outputs).sigmoid()", "sure_model", "likelihoods"
+        "likelihoods", "precise(-outputs).sigmoid()", "1 - precise(outputs).sigmoid()", "sure_model", "likelihoods"
     ),
     "bytes are compared with −100": Mutant(
         "likelihoods", "labels.long() != _LEFT_OUT", "labels != _LEFT_OUT", "in_bytes", "likelihoods"
