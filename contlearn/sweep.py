@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -403,16 +404,17 @@ class Sweep:
             for module in self.model.modules()
             if own & {id(p) for p in module._parameters.values()} and not hasattr(module, "running_mean")
         ]
+        copies = {name: b.clone() for name, b in self.classifier.named_buffers()}  # batch norm writes to them
         try:
             for module in owners:
                 module.train()
-            logits = self.classifier(batch[:16].value())[0]
-        except Exception:  # what does not run in train() does not hide in eval()
+            logits = functional_call(self.classifier, copies, (batch[:16].value(),))[0]
+            _, used, _ = connected([], logits, batch.images, hidden)
+        except Exception:  # what does not run in train(), or returns a tuple there, does not hide in eval()
             return
         finally:
             for module in owners:
                 module.eval()
-        _, used, _ = connected([], logits, batch.images, hidden) if logits.grad_fn is not None else ([], set(), False)
         if used:
             raise ValueError(
                 f"{', '.join(used)} take part in train() mode, but not in eval() mode, in which F is measured: "

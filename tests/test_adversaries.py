@@ -420,3 +420,23 @@ def test_names_of_files_do_not_make_each_batch_a_kind_of_its_own(monkeypatch: py
         diagonal_fisher(model, batches, forward=lambda m, b: (m(b["x"]), b["y"]), progress=False)
         counts.append(len(proofs))
     assert counts[0] == counts[1]
+
+
+class WithToken(nn.Module):
+    """A parameter that the pass at hand does not use, beside batch norm whose statistics are not those of the data."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES)
+        self.token, self.answer = nn.Parameter(torch.zeros(4)), answer
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.head(self.norm(self.body(x)).tanh())
+        return self.answer(logits) if self.training else logits
+
+
+@pytest.mark.parametrize("answer", [lambda z: z, lambda z: (z, z), lambda z: {"logits": z}], ids=["z", "tuple", "dict"])
+def test_the_look_at_train_mode_leaves_no_trace(answer: Any) -> None:
+    """It once moved the statistics of batch norm inside the owner of an unused parameter, and knew only tensors."""
+    x, y = images(32, 4)
+    right(built(lambda: WithToken(answer)), x, y)
