@@ -440,3 +440,14 @@ def test_the_look_at_train_mode_leaves_no_trace(answer: Any) -> None:
     """It once moved the statistics of batch norm inside the owner of an unused parameter, and knew only tensors."""
     x, y = images(32, 4)
     right(built(lambda: WithToken(answer)), x, y)
+
+
+def test_the_proof_of_vmap_stacks_no_vectors() -> None:
+    """With a thousand classes they would be a thousand times the logits."""
+    model = built(
+        lambda: Wired(lambda m, x: m.scale * m.head(x), head=nn.Linear(4, 60), scale=nn.Parameter(torch.ones(())))
+    )
+    x, y = images(40, 4)
+    with oracles.Watch() as watch:
+        diagonal_fisher(model, [(x, y)], progress=False)
+    assert watch.largest < 10 * 40 * 60
