@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.linalg import vector_norm
 from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
+from torch.utils._pytree import tree_leaves
 
 from contlearn.per_image import add
 
@@ -94,13 +95,15 @@ class Layer:
     def _patches(self, a: Tensor) -> Tensor:
         layer = self.module
         if isinstance(layer, nn.Linear):
-            return a.reshape(len(a), 1, -1, layer.in_features).mT
-        a = pad(a, [int(p) for p in reversed(layer.padding) for _ in "<>"])
-        for axis, k in enumerate(layer.kernel_size):
-            spacing = layer.dilation[axis]
-            a = a.unfold(axis + 2, (k - 1) * spacing + 1, layer.stride[axis])[..., ::spacing]
-        d = len(layer.kernel_size)  # now (N, channels, places…, kernel…)
-        places = a.shape[2 : d + 2].numel()
+            return a.reshape(len(a), 1, -1, a.shape[-1]).mT
+        kernel = layer.weight.shape[2:]  # not what the attributes say, which may be out of date
+        d = len(kernel)
+        padding, dilation, stride = (_of_axes(each, d) for each in (layer.padding, layer.dilation, layer.stride))
+        a = pad(a, [int(p) for p in reversed(padding) for _ in "<>"])
+        for axis, k in enumerate(kernel):
+            spacing = dilation[axis]
+            a = a.unfold(axis + 2, (k - 1) * spacing + 1, stride[axis])[..., ::spacing]
+        places = a.shape[2 : d + 2].numel()  # of (N, channels, places…, kernel…)
         a = a.permute(0, 1, *range(d + 2, 2 * d + 2), *range(2, d + 2))
         return a.reshape(len(a), layer.groups, -1, places)
 
@@ -108,8 +111,8 @@ class Layer:
         """∂/∂z in the shape of the layer's output, brought to (N, G, O, T)."""
         g = _precise(g)
         if isinstance(self.module, nn.Linear):
-            return g.reshape(len(g), 1, -1, self.module.out_features).mT
-        return g.reshape(len(g), self.module.groups, self.module.out_channels // self.module.groups, -1)
+            return g.reshape(len(g), 1, -1, g.shape[-1]).mT
+        return g.reshape(len(g), self.module.groups, g.shape[1] // self.module.groups, -1)
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """What is wrong in the gradients of weight and bias for image n, part by part, and the size of their terms."""
@@ -226,7 +229,7 @@ class Embedding(Layer):
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z as (N, T, width), zero where autograd gives the padding none."""
-        g, padding = _precise(g).reshape(len(g), -1, self.module.embedding_dim), self.module.padding_idx
+        g, padding = _precise(g).reshape(len(g), -1, g.shape[-1]), self.module.padding_idx
         return g if padding is None else g * (self.patches() != padding % len(self.module.weight))[..., None]
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -363,6 +366,12 @@ def _mirrored(total: Tensor) -> Tensor:
         end = start + _BLOCK
         total[end:, start:end] = total[start:end, end:].T
     return total
+
+
+def _of_axes(setting: Any, axes: int) -> list[int]:
+    """One number for each axis of a convolution: set by hand it may be one for all."""
+    numbers = tree_leaves(setting)
+    return numbers * axes if len(numbers) == 1 else numbers
 
 
 def _precise(tensor: Tensor) -> Tensor:

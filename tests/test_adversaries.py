@@ -451,3 +451,42 @@ def test_the_proof_of_vmap_stacks_no_vectors() -> None:
     with oracles.Watch() as watch:
         diagonal_fisher(model, [(x, y)], progress=False)
     assert watch.largest < 10 * 40 * 60
+
+
+def changed(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    """A small model, of which attributes of one layer are set by hand."""
+
+    def build() -> nn.Module:
+        first = nn.Embedding(20, 6) if name == "words" else nn.Conv2d(1, 2, 3)
+        middle = nn.Flatten(0, 0) if name == "words" else nn.AdaptiveAvgPool2d(1)
+        model = Wired(
+            lambda m, x: m.head(m.middle(m.first(x)).flatten(1).tanh()), first=first, middle=middle,
+            head=nn.Linear(30 if name == "words" else 2, CLASSES),
+        )  # fmt: skip
+        for key, value in settings.items():
+            setattr(model.head if name == "head" else model.first, key, value)
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        changed("head", weight=nn.Parameter(torch.randn(4, 2)), bias=nn.Parameter(torch.randn(4))),
+        changed("head", weight=nn.Parameter(torch.randn(6, 2)), bias=nn.Parameter(torch.randn(6))),
+        changed("words", weight=nn.Parameter(torch.randn(30, 6)), embedding_dim=3, num_embeddings=2),
+        changed("convolution", weight=nn.Parameter(torch.randn(2, 1, 2, 2)), out_channels=7),
+        changed("convolution", stride=2),
+        changed("convolution", stride=(2,), padding=1, dilation=(1,)),
+    ],
+    ids=["4 classes of 3", "6 classes of 3", "words", "kernel", "stride", "one number for all"],
+)
+def test_a_weight_that_was_replaced_by_hand_has_the_shape_that_it_has(build: Any) -> None:
+    """As where a head grows, and `out_features` is not told; PyTorch itself looks at the weight alone."""
+    model = built(build)
+    x, y = tokens(16) if isinstance(model.first, nn.Embedding) else images(16, 1, 6, 6)
+    right(model, x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kronecker_fisher(model, [(x, y)], progress=False)
