@@ -356,8 +356,17 @@ def _add_gram(total: Tensor | None, x: Tensor) -> Tensor:
     """Add x xᵀ to `total`, or make one; only what `_mirrored` reads of it is right, which saves half of the work."""
     total = x.new_zeros(len(x), len(x)) if total is None else total
     for start in range(0, len(x), _BLOCK):
-        total[start : start + _BLOCK, start:].addmm_(x[start : start + _BLOCK], x[start:].T)
+        total[start : start + _BLOCK, start:] += _long_product(x[start : start + _BLOCK], x[start:])
     return total
+
+
+def _long_product(x: Tensor, y: Tensor) -> Tensor:
+    """The product x yᵀ in parts: one long sum in single precision would lose digits."""
+    some = _ROWS if len(x) < _SMALL else 64 * _ROWS
+    parts = x.shape[1] // some
+    (x, x_rest), (y, y_rest) = (each.tensor_split([parts * some], 1) for each in (x, y))
+    x, y = (each.unflatten(1, (parts, some)).transpose(0, 1) for each in (x, y))
+    return (x @ y.mT).sum(0).addmm_(x_rest, y_rest.T)
 
 
 def _mirrored(total: Tensor) -> Tensor:

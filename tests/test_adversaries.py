@@ -490,3 +490,19 @@ def test_a_weight_that_was_replaced_by_hand_has_the_shape_that_it_has(build: Any
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kronecker_fisher(model, [(x, y)], progress=False)
+
+
+def test_long_sums_of_factors_in_single_precision_keep_their_digits() -> None:
+    """A million places of a small convolution; and many batches that cannot be joined."""
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(28), nn.Flatten(), nn.Linear(2, 2))
+    x, y = torch.rand(1, 1, 30, 30).repeat(1024, 1, 1, 1), torch.zeros(1024, dtype=torch.int64)
+    linear, rows = nn.Linear(2, 2), torch.randn(1, 2)
+    for model, batches in ((small, [(x, y)]), (linear, [(rows, y[:1], k % 2) for k in range(2000)])):
+        one = batches[0][0][:1].double(), y[:1]
+        expected = kronecker_fisher(copy.deepcopy(model).double(), [one], "empirical", progress=False).factors
+        found = kronecker_fisher(
+            model, batches, "empirical", forward=lambda m, b: (m(b[0]), b[1]), progress=False
+        ).factors
+        for name, (a, g, _) in expected.items():
+            oracles.assert_close({"A": found[name].a, "G": found[name].g}, {"A": a, "G": g}, 1e-5)
