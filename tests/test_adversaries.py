@@ -506,3 +506,19 @@ def test_long_sums_of_factors_in_single_precision_keep_their_digits() -> None:
         ).factors
         for name, (a, g, _) in expected.items():
             oracles.assert_close({"A": found[name].a, "G": found[name].g}, {"A": a, "G": g}, 1e-5)
+
+
+def test_a_sequence_without_a_label_is_no_sample_of_any_layer() -> None:
+    """Nor of a layer that sees it as a whole; whatever batch it comes in."""
+    model = built(
+        lambda: Wired(
+            lambda m, x: m.head((m.words(x) + m.context(x.mean(1))[:, None]).tanh()),
+            words=nn.Linear(4, 5), context=nn.Linear(4, 5), head=nn.Linear(5, CLASSES),
+        )
+    )  # fmt: skip
+    x, _ = images(6, 3, 4)
+    y = torch.randint(CLASSES, (6, 3)).index_fill_(0, torch.arange(3, 6), -100)
+    y[0, 1] = -100
+    found, expected = (kronecker_fisher(model, [(x[:n], y[:n])], "empirical", progress=False) for n in (6, 3))
+    for name, (a, g, _) in expected.factors.items():
+        oracles.assert_close({"A": found.factors[name].a, "G": found.factors[name].g}, {"A": a, "G": g}, 1e-12)
