@@ -81,7 +81,8 @@ class Layer:
     def fits(self, images: int) -> bool:
         """Whether what the layer saw last has that many images along the first dimension."""
         return (
-            self.inputs.layout is torch.strided
+            self.edge is not None
+            and self.inputs.layout is torch.strided
             and self.inputs.ndim >= self.dimensions
             and len(self.inputs) == self.shape[0] == images
         )

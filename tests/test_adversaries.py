@@ -522,3 +522,8 @@ def test_a_sequence_without_a_label_is_no_sample_of_any_layer() -> None:
     found, expected = (kronecker_fisher(model, [(x[:n], y[:n])], "empirical", progress=False) for n in (6, 3))
     for name, (a, g, _) in expected.factors.items():
         oracles.assert_close({"A": found.factors[name].a, "G": found.factors[name].g}, {"A": a, "G": g}, 1e-12)
+
+
+def test_an_embedding_that_nobody_calls() -> None:
+    x, y = images(16, 4)
+    right(built(lambda: Wired(lambda m, x: m.head(x), head=nn.Linear(4, CLASSES), words=nn.Embedding(5, 3))), x, y)
