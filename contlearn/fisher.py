@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contlearn import ranks
+from contlearn.layers import Layer
 from contlearn.likelihoods import Estimator, Likelihood
 from contlearn.per_image import Forward, add
 from contlearn.sweep import Sweep
@@ -155,16 +156,24 @@ def kronecker_fisher(
     Embedding and normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and
     layers of which the weight is frozen get their diagonal, eq. (4.3), instead.
 
-    Arguments and errors are those of `diagonal_fisher`; memory too, and each layer's factors twice. The factors have
-    the dtype and device that its F has.
+    Arguments and errors are those of `diagonal_fisher`; memory too, and each layer's factors twice (thrice, where it
+    takes more than 64 passes). The factors have the dtype and device that its F has.
 
     Raises:
         ValueError: also if a layer has factors for some batches, and is used in another way by others.
     """
-    sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of each layer Σ a aᵀ, Σ g gᵀ, and the number of positions
-    names: dict[str, tuple[str, ...]] = {}
-    diagonal = _Sums()
+    names: dict[str, tuple[str, ...]] = {}  # of each layer's parameters
+    places: dict[str, int] = {}  # over which its Σ g gᵀ is a mean
+    factors, diagonal = _Sums(), _Sums()
     count = 0
+
+    def products(layers: list[Layer]) -> Iterator[tuple[str, Tensor]]:
+        """Σ a aᵀ and Σ g gᵀ of one layer after the other, for they may be large."""
+        for layer in layers:
+            a, g, own = layer.products()
+            names[layer.name], places[layer.name] = tuple(layer.names.values()), places.get(layer.name, 0) + own
+            yield from ((f"{layer.name} A", a), (f"{layer.name} G", g))
+
     ranks.require_one_model(model)
     with ranks.all_or_none():
         sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
@@ -180,28 +189,24 @@ def kronecker_fisher(
                 )
             plain = [layer for layer in step.layers if not layer.factored]
             diagonal.add(step.squares(plain, factored))
-            for layer in factored:
-                a, g, places = layer.products()
-                if layer.name in sums:
-                    old = sums[layer.name]
-                    a, g, places = old[0].add_(a), old[1].add_(g), old[2] + places
-                sums[layer.name], names[layer.name] = (a, g, places), tuple(layer.names.values())
+            factors.add(products(factored))
             count += step.vectors.units
     with ranks.all_or_none():
         kinds = ranks.gathered(names)
         if any(other != names for other in kinds):
             raise ValueError(f"the ranks have Kronecker factors of different layers: {[list(kind) for kind in kinds]}")
     count = _units(count)
+    sums = factors.joined()
     named = {name for parameters in names.values() for name in parameters}
     rest = {name: p for name, p in sweep.parameters.items() if name not in named}
     return KroneckerFisher(
         {
             name: Factors(
-                _finite(", ".join(names[name]), ranks.total(a).div_(count)),
-                _finite(", ".join(names[name]), ranks.total(g).div_(sum(ranks.gathered(places)))),
+                _finite(", ".join(names[name]), ranks.total(sums[f"{name} A"]).div_(count)),
+                _finite(", ".join(names[name]), ranks.total(sums[f"{name} G"]).div_(sum(ranks.gathered(places[name])))),
                 names[name],
             )
-            for name, (a, g, places) in ((name, sums[name]) for name in kinds[0])
+            for name in kinds[0]
         },
         {name: _finite(name, ranks.total(squares).div_(count)) for name, squares in diagonal.of(rest)},
     )
@@ -221,12 +226,14 @@ class _Sums:
             add(self.newest, name, term)
         self.times += 1
         if self.times % 64 == 0:
-            self._join()
+            self.joined()
 
-    def _join(self) -> None:
+    def joined(self) -> dict[str, Tensor]:
+        """All of them."""
         for name, term in self.newest.items():
             add(self.older, name, term)
         self.newest = {}
+        return self.older
 
     def names(self) -> set[str]:
         """The parameters of which there are terms."""
@@ -234,9 +241,9 @@ class _Sums:
 
     def of(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """The sum for each parameter; zero where there was no term."""
-        self._join()
+        sums = self.joined()
         for name, p in parameters.items():
-            yield name, self.older[name] if name in self.older else torch.zeros_like(p, dtype=_real(p))
+            yield name, sums[name] if name in sums else torch.zeros_like(p, dtype=_real(p))
 
 
 def _units(own: int) -> int:

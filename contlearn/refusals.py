@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from contlearn import ranks
 from contlearn.layers import connected
@@ -147,16 +148,17 @@ def _refuse_merged(classifier: Classifier, hidden: Mapping[str, Tensor], batch: 
         for module in classifier.modules()
         if own & {id(p) for p in module._parameters.values()} and not hasattr(module, "running_mean")
     ]
+    copies = {name: b.clone() for name, b in classifier.named_buffers()}  # batch norm writes to them
     try:
         for module in owners:
             module.train()
-        logits = classifier(batch.value())[0]
-    except Exception:  # what does not run in train() does not hide in eval()
+        logits = functional_call(classifier, copies, (batch.value(),))[0]
+        _, used, _ = connected([], logits, batch.images, hidden)
+    except Exception:  # what does not run in train(), or returns a tuple there, does not hide in eval()
         return
     finally:
         for module in owners:
             module.eval()
-    _, used, _ = connected([], logits, batch.images, hidden) if logits.grad_fn is not None else ([], set(), False)
     if used:
         raise ValueError(
             f"{', '.join(used)} take part in train() mode, but not in eval() mode, in which F is measured: "

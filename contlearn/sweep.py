@@ -345,7 +345,9 @@ class Sweep:
                 stacklevel=6,
             )
             return None
-        v = torch.stack([sign * vectors[k] for k, sign in enumerate(signs)]).sum(0)
+        v = torch.zeros_like(vectors[0])
+        for k, sign in enumerate(signs):  # one at a time: there is never a stack
+            v += sign * vectors[k]
         truth = gradients(self.classifier(part.value())[0], parameters, v)
         if self._add_up(totals, truth, sums):
             return sums

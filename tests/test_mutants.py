@@ -340,8 +340,8 @@ MUTANTS = {
     ),
     "both factors averaged over the places of a convolution": Mutant(
         "fisher",
-        "ranks.total(a).div_(count)),",
-        "ranks.total(a).div_(sum(ranks.gathered(places)))),",
+        """ranks.total(sums[f"{name} A"]).div_(count)),""",
+        """ranks.total(sums[f"{name} A"]).div_(sum(ranks.gathered(places[name])))),""",
         "loops and conv2d",
         "kronecker",
     ),
