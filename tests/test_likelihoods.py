@@ -334,6 +334,15 @@ def test_a_token_that_is_left_out_does_not_matter() -> None:
     oracles.assert_close(shorter, found[0], 1e-12)
 
 
+def test_true_labels_must_be_there_and_possible() -> None:
+    z = torch.tensor([[0.0, 1.0, -torch.inf], [0.0, 1.0, 2.0]])
+    with pytest.raises(ValueError, match="takes the true labels, but forward returned None"):
+        categorical(z, None, "empirical", 1, None)
+    with pytest.raises(FloatingPointError, match="the mask excludes a label that occurs"):
+        categorical(z, torch.tensor([2, 2]), "empirical", 1, None)
+    assert len(categorical(z, torch.tensor([-100, 2]), "empirical", 1, None)) == 1  # left out, so it need not be
+
+
 def test_the_exact_expectation_takes_up_to_4096_passes_for_the_tokens_of_an_image() -> None:
     """One pass fewer for each token than there are classes; classes without tokens have no limit."""
 
