@@ -176,8 +176,8 @@ class Finding(NamedTuple):
         priced = self.mistake.gallery
         if cost:
             priced = (
-                f"Costs {_points(*cost[0])} with the λ of right code, {_points(*cost[1])} with its own best λ "
-                "(notebook 08)."
+                f"Changes accuracy by {_points(*cost[0])} with the λ of right code, {_points(*cost[1])} with its own "
+                "best λ (notebook 08)."
             )
         lines = [self.seen, priced, f"Mend: {self.mistake.mend}."]
         return "\n    ".join([f"{self.mistake.number:>2}  {self.mistake.title}.", *lines])

@@ -574,7 +574,7 @@ def test_exit_codes(module, capsys):
     code, out, err = said(capsys, "patient.py:flat")
     assert (code, err) == (1, "")
     assert "1 mistake found:\n 5  One number a layer." in out
-    assert "Costs -6.9 ± 0.5 points" in out
+    assert "Changes accuracy by -6.9 ± 0.5 points" in out
 
 
 @pytest.mark.parametrize(
