@@ -47,6 +47,7 @@ class Layer:
     def __init__(self, name: str, module: Any, names: dict[str, str]) -> None:
         self.name, self.module = name, module
         self.names = names  # "weight" and "bias", where trainable, to the parameter's name in the model
+        self.own = {kind: module._parameters[kind] for kind in names}
         self.factored = type(self) is Layer and getattr(module, "groups", 1) == 1 and "weight" in names
         kernel, normalised = getattr(module, "kernel_size", ()), getattr(module, "normalized_shape", ())
         self.dimensions = 2 + len(kernel) if kernel else 1 + max(1, len(normalised))  # of inputs that come in batches
@@ -64,13 +65,15 @@ class Layer:
         """A forward hook."""
         if not isinstance(output, Tensor) or output.is_nested:
             return output
-        if self.listening:
+        # `functional_call` puts something else in the parameters' place; under vmap nothing wants gradients.
+        own = all(self.module._parameters[kind] is p for kind, p in self.own.items())
+        if self.listening and own and output.requires_grad:
             # What an in-place ReLU makes of z later does not matter.
             self.inputs = (args[0] if args else kwargs["input"]).detach()
             if self.inputs.is_floating_point():
                 self.inputs = self.inputs.to(output.dtype)  # as autocast saw them
             self.shape = output.shape
-            self.edge = get_gradient_edge(output) if output.requires_grad else None
+            self.edge = get_gradient_edge(output)
         return output.clone() if output._is_view() else output  # in place, a view would change its edge
 
     @property

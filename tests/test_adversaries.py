@@ -527,3 +527,24 @@ def test_a_sequence_without_a_label_is_no_sample_of_any_layer() -> None:
 def test_an_embedding_that_nobody_calls() -> None:
     x, y = images(16, 4)
     right(built(lambda: Wired(lambda m, x: m.head(x), head=nn.Linear(4, CLASSES), words=nn.Embedding(5, 3))), x, y)
+
+
+def test_functional_call_inside_forward() -> None:
+    """The layer is the model's, its weight is not: it is masked, which one image alone can show."""
+
+    def masked(m: Any, x: Tensor) -> Tensor:
+        mask = torch.tensor([0.0, 1, 1, 1], dtype=x.dtype)
+        return m.head(torch.func.functional_call(m.a, {"weight": m.a.weight * mask}, (x,)).tanh())
+
+    x, y = images(32, 4)
+    x[:, 0] = 0
+    x[5, 0] = 2
+    right(built(lambda: Wired(masked, a=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))), x, y)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_vmap_inside_forward(length: int) -> None:
+    """What the layers see there must not be looked at afterwards."""
+    x, y = images(16, length, 4)
+    run: Any = lambda m, x: m.head(torch.func.vmap(m.a)(x).tanh().mean(1))  # noqa: E731
+    right(built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES))), x, y)
