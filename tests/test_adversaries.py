@@ -78,8 +78,6 @@ def test_a_hook_that_clamps_one_image_and_an_overridden_convolution() -> None:
 
 
 def test_a_layer_that_only_the_second_output_uses() -> None:
-    """The first vector of a regression is that of output 0."""
-
     def heads(m: Any, x: Tensor) -> Tensor:
         return torch.cat((m.first(m.a(x).tanh()), m.second(m.b(x).tanh())), 1)
 
@@ -548,3 +546,23 @@ def test_vmap_inside_forward(length: int) -> None:
     x, y = images(16, length, 4)
     run: Any = lambda m, x: m.head(torch.func.vmap(m.a)(x).tanh().mean(1))  # noqa: E731
     right(built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES))), x, y)
+
+
+@pytest.mark.filterwarnings("ignore:the closed form of b.weight, b.bias differs from autograd")
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_the_proof_sees_a_layer_that_one_output_uses(likelihood: Any) -> None:
+    """Its rows are the tokens, of which there are as many as images."""
+
+    def heads(m: Any, x: Tensor) -> Tensor:
+        return torch.cat((m.first(x.mean(1)), m.second(m.b(x.transpose(0, 1)).tanh().mean(0)) - 3), 1)
+
+    parts = {"first": (4, 1), "second": (4, 1), "b": (4, 4)}
+    model = built(lambda: Wired(heads, **{name: nn.Linear(*sizes) for name, sizes in parts.items()}))
+    x, _ = images(5, 5, 4)
+    found = diagonal_fisher(model, [(x, x[:, 0, :2])], likelihood=likelihood, progress=False)
+    loop = [
+        diagonal_fisher(model, [(x[n : n + 1], x[n : n + 1, 0, :2])], likelihood=likelihood, progress=False)
+        for n in range(5)
+    ]
+    expected = {name: torch.stack([each[name] for each in loop]).mean(0) for name in found}
+    oracles.assert_close(found, expected, 1e-10)
