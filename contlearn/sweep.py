@@ -316,7 +316,8 @@ class Sweep:
     def _refuse_mixing(self, batch: Batch) -> None:
         """No image's logits may have a derivative with respect to another image, however small.
 
-        Where forward cannot take inputs that want one (`x.numpy()`), the comparison of values has to do.
+        Where forward cannot take inputs that want one (`x.numpy()`), or an operation has none for its input, the
+        comparison of values has to do.
         """
         leaves = [
             leaf.detach().clone().requires_grad_() if part and leaf.is_floating_point() else leaf
@@ -344,7 +345,11 @@ class Sweep:
         for n in range(batch.images if own and logits.requires_grad else 0):
             v = torch.zeros_like(logits)
             v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])
-            for g in torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True):
+            try:
+                found = torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True)
+            except Exception:  # what is wrong for the parameters, too, comes again
+                return
+            for g in found:
                 of_others = torch.cat((g[:n], g[n + 1 :])) if g is not None else torch.zeros(())
                 if bool(of_others.isnan().any()):
                     raise FloatingPointError(f"the gradient of a logit with respect to an input {_NOT_FINITE}")

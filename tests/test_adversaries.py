@@ -566,3 +566,31 @@ def test_the_proof_sees_a_layer_that_one_output_uses(likelihood: Any) -> None:
     ]
     expected = {name: torch.stack([each[name] for each in loop]).mean(0) for name in found}
     oracles.assert_close(found, expected, 1e-10)
+
+
+class NoneForItsInput(torch.autograd.Function):
+    """x ⊙ w, as a kernel that was made for a model's first layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * w
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+        assert not ctx.needs_input_grad[0]
+        return None, (g * ctx.saved_tensors[0]).sum(0)
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot")
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: m.head(torch.special.gammainc(x.abs() + 1, m.w.exp().expand_as(x))),
+        lambda m, x: m.head(NoneForItsInput.apply(x, m.w)),
+    ],
+    ids=["not implemented", "asserted"],
+)
+def test_an_operation_without_a_derivative_for_its_input(run: Any) -> None:
+    x, y = images(16, 4)
+    right(built(lambda: Wired(run, w=nn.Parameter(torch.randn(4)), head=nn.Linear(4, CLASSES))), x, y)
