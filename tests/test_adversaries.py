@@ -594,3 +594,18 @@ class NoneForItsInput(torch.autograd.Function):
 def test_an_operation_without_a_derivative_for_its_input(run: Any) -> None:
     x, y = images(16, 4)
     right(built(lambda: Wired(run, w=nn.Parameter(torch.randn(4)), head=nn.Linear(4, CLASSES))), x, y)
+
+
+def test_buffers_that_grow_in_forward_are_put_back_and_hide_no_error() -> None:
+    """As those of the observers that prepare a quantisation."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.seen.resize_(len(m.seen) + 1).fill_(1)
+        return m.head(x) * m.seen.sum()
+
+    model = built(lambda: Wired(run, head=nn.Linear(4, CLASSES)))
+    model.register_buffer("seen", torch.empty(0, dtype=torch.float64))
+    x, y = images(16, 4)
+    with pytest.raises(ValueError, match="change from call to call"):
+        diagonal_fisher(model, [(x, y)], progress=False)
+    assert model.seen.shape == (0,)
