@@ -140,14 +140,13 @@ class Sweep:
                 leave=False,
             ) as bar,
         ):
-            versions = [p._version for p in self.trainable.values()]
             first: tuple[Batch, Tensor, Tensor] | None = None  # some images, their logits, and which of these matter
             for batch in self._regrouped(self._stream(loader, device, bar)):
                 step = self._step(batch)
                 if step is not None:
                     first = first or (batch[:16], step.logits[:16].detach(), step.vectors.says[:16])
                     yield step
-            if first is not None and versions != [p._version for p in self.trainable.values()]:
+            if first is not None:
                 self._refuse_moved_weights(*first)
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
@@ -429,11 +428,12 @@ class Sweep:
 
     @torch.no_grad()
     def _refuse_moved_weights(self, batch: Batch, logits: Tensor, says: Tensor) -> None:
-        """Weights that forward itself writes to must be for the last images what they were for the first."""
+        """Weights and whatever else a model keeps must be for the last images what they were for the first."""
         if not self._agree(self._quietly(batch), logits, says):
             raise ValueError(
-                "forward changes weights in place, as an embedding's max_norm does, so that the first images met other "
-                "weights than the last: run the model once over all the data, then measure"
+                "the logits of the first images are no longer what they were: forward changes weights in place, as an "
+                "embedding's max_norm does, or state that it keeps, or the loader changes the model: run the model "
+                "once over all the data, then measure; what differs between batches belongs into the batch"
             )
 
     def others(self, step: Step) -> Iterator[tuple[str, Tensor]]:

@@ -609,3 +609,19 @@ def test_buffers_that_grow_in_forward_are_put_back_and_hide_no_error() -> None:
     with pytest.raises(ValueError, match="change from call to call"):
         diagonal_fisher(model, [(x, y)], progress=False)
     assert model.seen.shape == (0,)
+
+
+def test_state_that_drifts_a_little_with_each_call() -> None:
+    """Too little for the images of one batch to differ."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.calls = m.calls + 1
+        return m.head(x) * (1 + 1e-5 * m.calls)
+
+    torch.manual_seed(0)
+    model = Wired(run, head=nn.Linear(4, CLASSES))
+    model.calls = 0
+    x, y = images(8, 4)
+    batches = [(x.float(), y, k) for k in range(100)]
+    with pytest.raises(ValueError, match=r"no longer what they were: forward changes .* state that it keeps"):
+        diagonal_fisher(model, batches, forward=lambda m, batch: (m(batch[0]), batch[1]), progress=False)
