@@ -62,7 +62,8 @@ def diagonal_fisher(
             outputs (N, …); each row from its own input alone.
         loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
             an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Else only `"empirical"`
-            looks at their values. How images are grouped into batches changes nothing in the result.
+            looks at their values. How images are grouped into batches changes nothing in the result, for small ones are
+            joined: what differs between batches, such as the task, belongs into the batch, not into the model.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for

@@ -366,8 +366,10 @@ def test_nested_tensors_inside_sparse_images_and_parameters_of_inference_mode() 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that vmap cannot, and whatever PyTorch says of nested tensors
         right(built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES))), x, y)
-    with pytest.raises(ValueError, match=r"images are sparse.*to_dense"):
-        diagonal_fisher(built(lambda: nn.Linear(4, CLASSES)), [(x[:, 0].to_sparse(), y)], progress=False)
+    nested = torch.nested.nested_tensor(list(x[:, 0]), layout=torch.jagged)
+    for odd in (x[:, 0].to_sparse(), nested):
+        with pytest.raises(ValueError, match=r"images are sparse or nested.*to_dense"):
+            diagonal_fisher(built(lambda: nn.Linear(4, CLASSES)), [(odd, y)], progress=False)
     with torch.inference_mode():
         model = nn.Linear(4, CLASSES)
     with pytest.raises(ValueError, match=r"made under torch\.inference_mode\(\)"):
