@@ -10,6 +10,7 @@ that has to be differentiated is what comes after z. This is right if, in the pa
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -204,10 +205,9 @@ class Normalisation(Layer):
 
     def gradients(self, g: Tensor) -> Tensor:
         """x̂ or ∂/∂z as (N, K, T)."""
-        size = self.module.weight.numel()
         if isinstance(self.module, nn.LayerNorm | nn.RMSNorm):
-            return _precise(g).reshape(len(g), -1, size).mT
-        return _precise(g).reshape(len(g), size, -1)
+            return _precise(g).reshape(len(g), -1, prod(self.module.normalized_shape)).mT
+        return _precise(g).reshape(len(g), g.shape[1], -1)
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
@@ -274,7 +274,7 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
         if not all(p.numel() for p in direct.values()):
             continue
         own = {k: name_of[id(direct[k])] for k in ("weight", "bias") if id(direct.get(k)) in name_of}
-        if own and all(trainable[n].is_floating_point() and not trainable[n]._backward_hooks for n in own.values()):
+        if own and all(trainable[n].is_floating_point() for n in own.values()):
             layers.append(kind(name, module, own))
     return layers
 
@@ -303,7 +303,9 @@ def connected(
         and layer.edge is not None
         and layer.edge.node in consumers
         and all(
-            id(parameters[name]) in leaves and through(leaves[id(parameters[name])], layer.edge.node)
+            id(parameters[name]) in leaves
+            and through(leaves[id(parameters[name])], layer.edge.node)
+            and not parameters[name]._backward_hooks  # forward may have made one
             for name in layer.names.values()
         )
     ]

@@ -627,3 +627,27 @@ def test_state_that_drifts_a_little_with_each_call() -> None:
     batches = [(x.float(), y, k) for k in range(100)]
     with pytest.raises(ValueError, match=r"no longer what they were: forward changes .* state that it keeps"):
         diagonal_fisher(model, batches, forward=lambda m, batch: (m(batch[0]), batch[1]), progress=False)
+
+
+def test_a_hook_on_a_weight_that_forward_makes() -> None:
+    """Whichever image has the token that it masks."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        if m.mask is None:
+            m.mask = torch.ones(20, 1, dtype=torch.float64).index_fill_(0, torch.tensor(0), 0)
+            m.words.weight.register_hook(lambda g: g * m.mask)
+        return m.head(m.words(x).flatten(1).tanh())
+
+    x, y = tokens(64)
+    x[20, 2] = 0
+    model = built(lambda: Wired(run, words=nn.Embedding(20, 4), head=nn.Linear(20, CLASSES)))
+    model.mask = None
+    found = diagonal_fisher(model, [(x, y)], progress=False)
+    oracles.assert_close(found, oracles.fisher(model, x, y.tolist(), "exact"), 1e-10)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+def test_a_normalisation_that_only_shifts(norm: Any) -> None:
+    model = built(lambda: nn.Sequential(nn.Linear(4, 5), norm(5), nn.Tanh(), nn.Linear(5, CLASSES)))
+    model[1].weight = None
+    right(model, *images(16, 4))
