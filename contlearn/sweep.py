@@ -408,10 +408,12 @@ class Sweep:
             if own & {id(p) for p in module._parameters.values()} and not hasattr(module, "running_mean")
         ]
         copies = {name: b.clone() for name, b in self.classifier.named_buffers()}  # batch norm writes to them
+        device = device_of(self.model)
         try:
             for module in owners:
                 module.train()
-            logits = functional_call(self.classifier, copies, (batch[:16].value(),))[0]
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):  # for dropout draws
+                logits = functional_call(self.classifier, copies, (batch[:16].value(),))[0]
             _, used, _ = connected([], logits, batch.images, hidden)
         except Exception:  # what does not run in train(), or returns a tuple there, does not hide in eval()
             return

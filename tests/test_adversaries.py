@@ -428,18 +428,20 @@ class WithToken(nn.Module):
     def __init__(self, answer: Callable[[Tensor], Any]) -> None:
         super().__init__()
         self.body, self.norm, self.head = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES)
-        self.token, self.answer = nn.Parameter(torch.zeros(4)), answer
+        self.token, self.answer, self.dropout = nn.Parameter(torch.zeros(4)), answer, nn.Dropout()
 
     def forward(self, x: Tensor) -> Any:
-        logits = self.head(self.norm(self.body(x)).tanh())
+        logits = self.head(self.dropout(self.norm(self.body(x)).tanh()))
         return self.answer(logits) if self.training else logits
 
 
 @pytest.mark.parametrize("answer", [lambda z: z, lambda z: (z, z), lambda z: {"logits": z}], ids=["z", "tuple", "dict"])
 def test_the_look_at_train_mode_leaves_no_trace(answer: Any) -> None:
-    """It once moved the statistics of batch norm inside the owner of an unused parameter, and knew only tensors."""
+    """It once moved the statistics of batch norm inside the owner of an unused parameter, and drew random numbers."""
     x, y = images(32, 4)
-    right(built(lambda: WithToken(answer)), x, y)
+    model, numbers = built(lambda: WithToken(answer)), torch.get_rng_state()
+    right(model, x, y)
+    assert torch.equal(torch.get_rng_state(), numbers)
 
 
 def test_the_proof_of_vmap_stacks_no_vectors() -> None:
