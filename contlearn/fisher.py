@@ -46,7 +46,8 @@ def diagonal_fisher(
     where that cannot be (recurrent layers, hooks on a weight's gradient), in a loop. Whatever is fast is compared with
     plain autograd on single images of every batch, and what vmap finds also on the sum of all; it is given up for the
     slower way, with a warning, where it differs. That images leave each other's logits alone is proven for the first
-    batch of its kind; of later ones every 16th image is looked at again, or 64 of more than 1,024.
+    batch of its kind; of later ones every 16th image is looked at again, or 64 of more than 1,024. Whether gradients
+    are clipped on their way back is looked at in the first batch of its kind alone.
 
     Under `torch.distributed`, every rank calls this with images of its own; sums and numbers of images are added up, so
     that all ranks hold the same F, that of all their images. What fails on one rank fails on all. A model in shards
@@ -63,7 +64,8 @@ def diagonal_fisher(
         loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
             an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Apart from −100, only
             `"empirical"` looks at their values. How images are grouped into batches changes nothing in the result, but
-            perhaps the draws of `"sample"`.
+            perhaps the draws of `"sample"`: small ones are joined, so what differs between them, such as the task,
+            belongs into the batch, not into the model.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for

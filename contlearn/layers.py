@@ -10,6 +10,7 @@ that has to be differentiated is what comes after z. This is right if, in the pa
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Layer:
     def __init__(self, name: str, module: Any, names: dict[str, str]) -> None:
         self.name, self.module = name, module
         self.names = names  # "weight" and "bias", where trainable, to the parameter's name in the model
+        self.own = {kind: module._parameters[kind] for kind in names}
         self.factored = type(self) is Layer and getattr(module, "groups", 1) == 1 and "weight" in names
         kernel, normalised = getattr(module, "kernel_size", ()), getattr(module, "normalized_shape", ())
         self.dimensions = 2 + len(kernel) if kernel else 1 + max(1, len(normalised))  # of inputs that come in batches
@@ -64,13 +66,15 @@ class Layer:
         """A forward hook."""
         if not isinstance(output, Tensor) or output.is_nested:
             return output
-        if self.listening:
+        # `functional_call` puts something else in the parameters' place; under vmap nothing wants gradients.
+        own = all(self.module._parameters[kind] is p for kind, p in self.own.items())
+        if self.listening and own and output.requires_grad:
             # What an in-place ReLU makes of z later does not matter.
             self.inputs = (args[0] if args else kwargs["input"]).detach()
             if self.inputs.is_floating_point():
                 self.inputs = self.inputs.to(output.dtype)  # as autocast saw them
             self.shape = output.shape
-            self.edge = get_gradient_edge(output) if output.requires_grad else None
+            self.edge = get_gradient_edge(output)
         return output.clone() if output._is_view() else output  # in place, a view would change its edge
 
     @property
@@ -201,10 +205,9 @@ class Normalisation(Layer):
 
     def gradients(self, g: Tensor) -> Tensor:
         """x̂ or ∂/∂z as (N, K, T)."""
-        size = self.module.weight.numel()
         if isinstance(self.module, nn.LayerNorm | nn.RMSNorm):
-            return precise(g).reshape(len(g), -1, size).mT
-        return precise(g).reshape(len(g), size, -1)
+            return precise(g).reshape(len(g), -1, prod(self.module.normalized_shape)).mT
+        return precise(g).reshape(len(g), g.shape[1], -1)
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
@@ -271,7 +274,7 @@ def candidates(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[Layer]
         if not all(p.numel() for p in direct.values()):
             continue
         own = {k: name_of[id(direct[k])] for k in ("weight", "bias") if id(direct.get(k)) in name_of}
-        if own and all(trainable[n].is_floating_point() and not trainable[n]._backward_hooks for n in own.values()):
+        if own and all(trainable[n].is_floating_point() for n in own.values()):
             layers.append(kind(name, module, own))
     return layers
 
@@ -300,7 +303,9 @@ def connected(
         and layer.edge is not None
         and layer.edge.node in consumers
         and all(
-            id(parameters[name]) in leaves and through(leaves[id(parameters[name])], layer.edge.node)
+            id(parameters[name]) in leaves
+            and through(leaves[id(parameters[name])], layer.edge.node)
+            and not parameters[name]._backward_hooks  # forward may have made one
             for name in layer.names.values()
         )
     ]

@@ -19,7 +19,8 @@ taken image by image, and only then averaged.
 The expectation over C classes, eq. (4.3), has the C vectors √p_c (e_c − p). They lie in C − 1 dimensions, for
 Σ_c √p_c · √p_c (e_c − p) = 0; so the reflection that takes the unit vector (√p_1 … √p_C) to −e_k makes the k-th vanish
 and leaves the sum of their outer products as it is. The others become √p_c (e_c − m), with
-m = (p + √p_k e_k) / (1 + √p_k): one backward pass less. k is the most likely class.
+m = (p + √p_k e_k) / (1 + √p_k): one backward pass less. k is the most likely class. Those of independent outputs are
+reflected, too, so that the first is a multiple of all standard deviations.
 
 A model of sequences has T tokens in an image. Given the inputs, their targets are independent and each score e_y − p
 has mean zero, so in expectation the products of different positions vanish, and one draw for all positions, sent
@@ -275,16 +276,21 @@ def check_choices(likelihood: str, estimator: str, samples: int) -> None:
 
 
 def _exact_independent(root: Tensor, dtype: torch.dtype) -> Vectors:
-    """One vector an output: its standard deviation there, zero elsewhere."""
+    """The standard deviations of the outputs times the columns of a reflection: first (1 … 1) / √K, where all count.
+
+    As good a square root as one vector for each output; but the first is what the proof looks at, and what one output
+    alone depends on shall not escape it.
+    """
     outputs = root[0].numel()
     _refuse_absurd(outputs, f"{outputs} outputs")
-    rows = root.reshape(len(root), outputs)
-    loudest = rows.argmax(1)  # comes first: see above
+    rows, norm = root.reshape(len(root), outputs), outputs**0.5
 
     def make(k: int, images: slice) -> Tensor:
-        own = _exchanged(k, loudest[images])[:, None]
-        v = torch.zeros_like(rows[images]).scatter_(1, own, rows[images].gather(1, own))
-        return v.view(-1, *root.shape[1:]).to(dtype)
+        column = rows.new_full((outputs,), 1 / norm if k == 0 else -1 / (norm * (norm - 1)))
+        if k:
+            column[0] = 1 / norm
+            column[k] += 1
+        return (rows[images] * column).view(-1, *root.shape[1:]).to(dtype)
 
     return Vectors(outputs, make, torch.ones_like(root, dtype=torch.bool), len(root))
 

@@ -113,7 +113,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module, name, buffer, value in buffers:
             module._buffers[name] = buffer
             if not torch.equal(buffer, value):
-                buffer.copy_(value)
+                buffer.resize_(value.shape).copy_(value)  # for quantisation they grow with the first batch
 
 
 def check_logits(logits: Any, images: int) -> None:

@@ -34,7 +34,7 @@ class Batch:
 
         Raises:
             TypeError: there is no tensor in it.
-            ValueError: its images are sparse.
+            ValueError: its images are sparse or nested.
         """
         leaves, form = tree_flatten(value)
         leaves = [leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -45,8 +45,11 @@ class Batch:
                 f"the loader must yield tensors, in tuples, lists or dictionaries, got {type(value).__name__}"
             )
         parts = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == sizes[0] for leaf in leaves]
-        if any(part and leaf.is_sparse for leaf, part in zip(leaves, parts, strict=True)):
-            raise ValueError("the loader's images are sparse, and cannot be taken one by one: yield images.to_dense()")
+        if any(part and leaf.layout is not torch.strided for leaf, part in zip(leaves, parts, strict=True)):
+            raise ValueError(
+                "the loader's images are sparse or nested, and cannot be taken one by one: yield images.to_dense(), or "
+                "torch.nested.to_padded_tensor(images, 0) and their lengths"
+            )
         return cls(leaves, form, sizes[0], parts)
 
     def __getitem__(self, images: slice) -> "Batch":

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from contlearn import ranks
 from contlearn.layers import connected
+from contlearn.models import device_of
 from contlearn.per_image import Batch, Classifier, gradients, same, tolerance
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ MIXED = (
     "images along the first dimension (batch_first=True), and switch off what is random in eval() mode"
 )
 MOVED = (
-    "forward changes weights in place, as an embedding's max_norm does, so that the first images met other weights "
-    "than the last: run the model once over all the data, then measure"
+    "the logits of the first images are no longer what they were: forward changes weights in place, as an embedding's "
+    "max_norm does, or state that it keeps, or the loader changes the model: run the model once over all the data, "
+    "then measure; what differs between batches belongs into the batch"
 )
 
 
@@ -55,7 +57,8 @@ def refuse_unmeasurable(model: nn.Module) -> None:
 def refuse_mixing(classifier: Classifier, batch: Batch) -> None:
     """No image's logits may have a derivative with respect to another image, however small.
 
-    Where forward cannot take inputs that want one (`x.numpy()`), the comparison of values has to do.
+    Where forward cannot take inputs that want one (`x.numpy()`), or an operation has none for its input, the comparison
+    of values has to do.
     """
     leaves = [
         leaf.detach().clone().requires_grad_() if part and leaf.is_floating_point() else leaf
@@ -83,7 +86,11 @@ def refuse_mixing(classifier: Classifier, batch: Batch) -> None:
     for n in range(batch.images if own and logits.requires_grad else 0):
         v = torch.zeros_like(logits)
         v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])
-        for g in torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True):
+        try:
+            found = torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True)
+        except Exception:  # what is wrong for the parameters, too, comes again
+            return
+        for g in found:
             of_others = torch.cat((g[:n], g[n + 1 :])) if g is not None else torch.zeros(())
             if bool(of_others.isnan().any()):
                 raise FloatingPointError(
@@ -149,10 +156,12 @@ def _refuse_merged(classifier: Classifier, hidden: Mapping[str, Tensor], batch: 
         if own & {id(p) for p in module._parameters.values()} and not hasattr(module, "running_mean")
     ]
     copies = {name: b.clone() for name, b in classifier.named_buffers()}  # batch norm writes to them
+    device = device_of(classifier.model)
     try:
         for module in owners:
             module.train()
-        logits = functional_call(classifier, copies, (batch.value(),))[0]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # for dropout draws
+            logits = functional_call(classifier, copies, (batch.value(),))[0]
         _, used, _ = connected([], logits, batch.images, hidden)
     except Exception:  # what does not run in train(), or returns a tuple there, does not hide in eval()
         return

@@ -113,8 +113,7 @@ class Sweep:
         self.known: set[tuple[Any, ...]] = set()  # kinds of batches for which the full proof was made
         self.passes = 0
         self.recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-        # torch.func has no rule for those, and does not run the hooks of a parameter's gradient.
-        self.by_loop = self.recurrent or any(p._backward_hooks for p in self.trainable.values())
+        self.by_loop = self.recurrent  # for torch.func has no rule for those
         self.unequal = 0  # how often vmap's gradients did not add up
 
     def over(self, loader: Iterable[Any], progress: bool) -> Iterator[Step]:
@@ -134,14 +133,13 @@ class Sweep:
                 leave=False,
             ) as bar,
         ):
-            versions = [p._version for p in self.trainable.values()]
             first: tuple[Batch, Tensor, Tensor] | None = None  # some images, their logits, and which of these matter
             for batch in self._regrouped(self._stream(loader, device, bar)):
                 step = self._step(batch)
                 if step is not None:
                     first = first or (batch[:16], step.logits[:16].detach(), step.vectors.says[:16])
                     yield step
-            if first is not None and versions != [p._version for p in self.trainable.values()]:
+            if first is not None:
                 with torch.no_grad():
                     self._compare(self.classifier.quietly(first[0]), *first[1:], MOVED)
 
@@ -310,7 +308,9 @@ class Sweep:
         for start in range(0, step.batch.images, some):
             part, vectors = step.batch[start : start + some], step.vectors.of(slice(start, start + some))
             sums: dict[str, Tensor] | None = None
-            if not self.by_loop and part.images >= _WORTH_BATCHING:
+            # torch.func does not run the hooks of a parameter's gradient.
+            hooked = any(p._backward_hooks for p in parameters.values())
+            if not (self.by_loop or hooked) and part.images >= _WORTH_BATCHING:
                 sums = self._batched(parameters, part, vectors)
             if sums is None:
                 sums = one_at_a_time(self.classifier, parameters, part, vectors)

@@ -78,8 +78,6 @@ def test_a_hook_that_clamps_one_image_and_an_overridden_convolution() -> None:
 
 
 def test_a_layer_that_only_the_second_output_uses() -> None:
-    """The first vector of a regression is that of output 0."""
-
     def heads(m: Any, x: Tensor) -> Tensor:
         return torch.cat((m.first(m.a(x).tanh()), m.second(m.b(x).tanh())), 1)
 
@@ -368,8 +366,10 @@ def test_nested_tensors_inside_sparse_images_and_parameters_of_inference_mode() 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that vmap cannot, and whatever PyTorch says of nested tensors
         right(built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES))), x, y)
-    with pytest.raises(ValueError, match=r"images are sparse.*to_dense"):
-        diagonal_fisher(built(lambda: nn.Linear(4, CLASSES)), [(x[:, 0].to_sparse(), y)], progress=False)
+    nested = torch.nested.nested_tensor(list(x[:, 0]), layout=torch.jagged)
+    for odd in (x[:, 0].to_sparse(), nested):
+        with pytest.raises(ValueError, match=r"images are sparse or nested.*to_dense"):
+            diagonal_fisher(built(lambda: nn.Linear(4, CLASSES)), [(odd, y)], progress=False)
     with torch.inference_mode():
         model = nn.Linear(4, CLASSES)
     with pytest.raises(ValueError, match=r"made under torch\.inference_mode\(\)"):
@@ -428,18 +428,20 @@ class WithToken(nn.Module):
     def __init__(self, answer: Callable[[Tensor], Any]) -> None:
         super().__init__()
         self.body, self.norm, self.head = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES)
-        self.token, self.answer = nn.Parameter(torch.zeros(4)), answer
+        self.token, self.answer, self.dropout = nn.Parameter(torch.zeros(4)), answer, nn.Dropout()
 
     def forward(self, x: Tensor) -> Any:
-        logits = self.head(self.norm(self.body(x)).tanh())
+        logits = self.head(self.dropout(self.norm(self.body(x)).tanh()))
         return self.answer(logits) if self.training else logits
 
 
 @pytest.mark.parametrize("answer", [lambda z: z, lambda z: (z, z), lambda z: {"logits": z}], ids=["z", "tuple", "dict"])
 def test_the_look_at_train_mode_leaves_no_trace(answer: Any) -> None:
-    """It once moved the statistics of batch norm inside the owner of an unused parameter, and knew only tensors."""
+    """It once moved the statistics of batch norm inside the owner of an unused parameter, and drew random numbers."""
     x, y = images(32, 4)
-    right(built(lambda: WithToken(answer)), x, y)
+    model, numbers = built(lambda: WithToken(answer)), torch.get_rng_state()
+    right(model, x, y)
+    assert torch.equal(torch.get_rng_state(), numbers)
 
 
 def test_the_proof_of_vmap_stacks_no_vectors() -> None:
@@ -527,3 +529,127 @@ def test_a_sequence_without_a_label_is_no_sample_of_any_layer() -> None:
 def test_an_embedding_that_nobody_calls() -> None:
     x, y = images(16, 4)
     right(built(lambda: Wired(lambda m, x: m.head(x), head=nn.Linear(4, CLASSES), words=nn.Embedding(5, 3))), x, y)
+
+
+def test_functional_call_inside_forward() -> None:
+    """The layer is the model's, its weight is not: it is masked, which one image alone can show."""
+
+    def masked(m: Any, x: Tensor) -> Tensor:
+        mask = torch.tensor([0.0, 1, 1, 1], dtype=x.dtype)
+        return m.head(torch.func.functional_call(m.a, {"weight": m.a.weight * mask}, (x,)).tanh())
+
+    x, y = images(32, 4)
+    x[:, 0] = 0
+    x[5, 0] = 2
+    right(built(lambda: Wired(masked, a=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))), x, y)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_vmap_inside_forward(length: int) -> None:
+    """What the layers see there must not be looked at afterwards."""
+    x, y = images(16, length, 4)
+    run: Any = lambda m, x: m.head(torch.func.vmap(m.a)(x).tanh().mean(1))  # noqa: E731
+    right(built(lambda: Wired(run, a=nn.Linear(4, 5), head=nn.Linear(5, CLASSES))), x, y)
+
+
+@pytest.mark.filterwarnings("ignore:the closed form of b.weight, b.bias differs from autograd")
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_the_proof_sees_a_layer_that_one_output_uses(likelihood: Any) -> None:
+    """Its rows are the tokens, of which there are as many as images."""
+
+    def heads(m: Any, x: Tensor) -> Tensor:
+        return torch.cat((m.first(x.mean(1)), m.second(m.b(x.transpose(0, 1)).tanh().mean(0)) - 3), 1)
+
+    parts = {"first": (4, 1), "second": (4, 1), "b": (4, 4)}
+    model = built(lambda: Wired(heads, **{name: nn.Linear(*sizes) for name, sizes in parts.items()}))
+    x, _ = images(5, 5, 4)
+    found = diagonal_fisher(model, [(x, x[:, 0, :2])], likelihood=likelihood, progress=False)
+    loop = [
+        diagonal_fisher(model, [(x[n : n + 1], x[n : n + 1, 0, :2])], likelihood=likelihood, progress=False)
+        for n in range(5)
+    ]
+    expected = {name: torch.stack([each[name] for each in loop]).mean(0) for name in found}
+    oracles.assert_close(found, expected, 1e-10)
+
+
+class NoneForItsInput(torch.autograd.Function):
+    """x ⊙ w, as a kernel that was made for a model's first layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * w
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+        assert not ctx.needs_input_grad[0]
+        return None, (g * ctx.saved_tensors[0]).sum(0)
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot")
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: m.head(torch.special.gammainc(x.abs() + 1, m.w.exp().expand_as(x))),
+        lambda m, x: m.head(NoneForItsInput.apply(x, m.w)),
+    ],
+    ids=["not implemented", "asserted"],
+)
+def test_an_operation_without_a_derivative_for_its_input(run: Any) -> None:
+    x, y = images(16, 4)
+    right(built(lambda: Wired(run, w=nn.Parameter(torch.randn(4)), head=nn.Linear(4, CLASSES))), x, y)
+
+
+def test_buffers_that_grow_in_forward_are_put_back_and_hide_no_error() -> None:
+    """As those of the observers that prepare a quantisation."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.seen.resize_(len(m.seen) + 1).fill_(1)
+        return m.head(x) * m.seen.sum()
+
+    model = built(lambda: Wired(run, head=nn.Linear(4, CLASSES)))
+    model.register_buffer("seen", torch.empty(0, dtype=torch.float64))
+    x, y = images(16, 4)
+    with pytest.raises(ValueError, match="change from call to call"):
+        diagonal_fisher(model, [(x, y)], progress=False)
+    assert model.seen.shape == (0,)
+
+
+def test_state_that_drifts_a_little_with_each_call() -> None:
+    """Too little for the images of one batch to differ."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.calls = m.calls + 1
+        return m.head(x) * (1 + 1e-5 * m.calls)
+
+    torch.manual_seed(0)
+    model = Wired(run, head=nn.Linear(4, CLASSES))
+    model.calls = 0
+    x, y = images(8, 4)
+    batches = [(x.float(), y, k) for k in range(100)]
+    with pytest.raises(ValueError, match=r"no longer what they were: forward changes .* state that it keeps"):
+        diagonal_fisher(model, batches, forward=lambda m, batch: (m(batch[0]), batch[1]), progress=False)
+
+
+def test_a_hook_on_a_weight_that_forward_makes() -> None:
+    """Whichever image has the token that it masks."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        if m.mask is None:
+            m.mask = torch.ones(20, 1, dtype=torch.float64).index_fill_(0, torch.tensor(0), 0)
+            m.words.weight.register_hook(lambda g: g * m.mask)
+        return m.head(m.words(x).flatten(1).tanh())
+
+    x, y = tokens(64)
+    x[20, 2] = 0
+    model = built(lambda: Wired(run, words=nn.Embedding(20, 4), head=nn.Linear(20, CLASSES)))
+    model.mask = None
+    found = diagonal_fisher(model, [(x, y)], progress=False)
+    oracles.assert_close(found, oracles.fisher(model, x, y.tolist(), "exact"), 1e-10)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+def test_a_normalisation_that_only_shifts(norm: Any) -> None:
+    model = built(lambda: nn.Sequential(nn.Linear(4, 5), norm(5), nn.Tanh(), nn.Linear(5, CLASSES)))
+    model[1].weight = None
+    right(model, *images(16, 4))

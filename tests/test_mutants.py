@@ -138,8 +138,8 @@ MUTANTS = {
     "z is what a hook has made of it": Mutant("sweep", "record, prepend=True", "record", "clamps", "adversaries"),
     "a layer's weight may have hooks": Mutant(
         "layers",
-        "trainable[n].is_floating_point() and not trainable[n]._backward_hooks for",
-        "True for",
+        "            and not parameters[name]._backward_hooks  # forward may have made one\n",
+        "",
         "masks_rows",
         "adversaries",
     ),
