@@ -31,6 +31,10 @@ MOVED = (
     "max_norm does, or state that it keeps, or the loader changes the model: run the model once over all the data, "
     "then measure; what differs between batches belongs into the batch"
 )
+SET_BY_LOADER = (
+    "the loader changes the model between two batches, but small batches are joined before the model sees them: put what "
+    "differs, such as the number of the task, into the batch, and let forward take it from there"
+)
 
 
 def refuse_unmeasurable(model: nn.Module) -> None:

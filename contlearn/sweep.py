@@ -4,6 +4,7 @@ One principle: nothing is believed that was not compared with plain autograd, on
 comparison relied on is looked at again in every pass. What fails it is done more slowly; what cannot be right, refused.
 """
 
+import operator
 import os
 import sys
 import warnings
@@ -39,6 +40,7 @@ from contlearn.per_image import (
 from contlearn.refusals import (
     MIXED,
     MOVED,
+    SET_BY_LOADER,
     refuse_bent_gradients,
     refuse_hidden_parameters,
     refuse_mixing,
@@ -162,7 +164,10 @@ class Sweep:
         """The same images in groups that fit the budget: small batches joined where they fit, large ones cut."""
         held: Batch | None = None  # small batches, copied one behind the other: a loader may fill its memory again
         filled = size = 0
+        before: list[Any] = []
         for batch in stream:
+            if held is not None and not _identical(self._kept(), before):
+                raise ValueError(SET_BY_LOADER)
             if held is not None and not (held.fits(batch) and filled + batch.images <= size):
                 yield held[:filled]
                 held = None
@@ -173,18 +178,27 @@ class Sweep:
                     even = -(-batch.images // parts)  # for each part costs a proof
                     yield from (batch[start : start + even] for start in range(0, batch.images, even))
                     continue
-                held, filled = batch.room(size), 0
+                held, filled, before = batch.room(size), 0, self._kept()
             held.put(batch, filled)
             filled += batch.images
         if held is not None:
             yield held[:filled]
 
+    def _kept(self) -> list[Any]:
+        """All that the model holds, of tensors also which writing it is, for a loader may set something there."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        written = [0 if each.is_inference() else each._version for each in tensors]
+        return [*tensors, *written, *(value for module in self.model.modules() for value in vars(module).values())]
+
     def _images_at_once(self, batch: Batch) -> int:
         """As many as fit the budget with activations, patches and gradients; counted on one image."""
         key = str(batch.shapes())
         if key not in self.sizes:
-            with Allocations() as watch:
-                logits = self._logits(batch[:1])[0]
+            try:
+                with Allocations() as watch:
+                    logits = self._logits(batch[:1])[0]
+            except ValueError as error:  # batch norm in one image alone finds nothing to normalise by
+                raise ValueError(MIXED) if "more than 1 value per channel" in str(error) else error
             self.coarsest = max(self.coarsest, watch.coarsest, key=lambda dtype: torch.finfo(dtype).eps)
             numbers = watch.numbers + sum(layer.numbers for layer in self.layers) + 4 * logits.numel()
             self.sizes[key] = max(1, min(2048, _BUDGET // max(1, numbers)))
@@ -279,7 +293,7 @@ class Sweep:
     def _mixing_layers(self, step: Step) -> list[Layer]:
         """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
         v = step.v
-        signs = torch.rand(len(v), generator=_generator()).sub(0.5).sign().to(v)
+        signs = torch.rand(len(v), generator=_generator(), device="cpu").sub(0.5).sign().to(v)
         turned = step.backward(step.layers, v * signs.view(-1, *[1] * (v.ndim - 1)))
         return [
             layer
@@ -320,7 +334,7 @@ class Sweep:
         """Σ_n Σ_v (∂/∂θ)², or None where vmap fails or disagrees with autograd, on single images or on their sum."""
         sums: dict[str, Tensor] = {}
         totals: dict[str, Tensor] = {}  # Σ_n Σ_v ± ∂/∂θ, in which every image and every vector counts
-        signs = [2 * int(bit) - 1 for bit in torch.randint(2, (len(vectors),), generator=_generator())]
+        signs = [2 * int(bit) - 1 for bit in torch.randint(2, (len(vectors),), generator=_generator(), device="cpu")]
         try:
             for k, found in enumerate(batched(self.classifier, parameters, part, vectors)):
                 if k == 0:
@@ -422,6 +436,10 @@ def _plain_kernels(recurrent: bool) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def _identical(values: list[Any], others: list[Any]) -> bool:
+    return len(values) == len(others) and all(map(operator.is_, values, others))
 
 
 def _generator() -> torch.Generator:

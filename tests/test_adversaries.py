@@ -653,3 +653,28 @@ def test_a_normalisation_that_only_shifts(norm: Any) -> None:
     model = built(lambda: nn.Sequential(nn.Linear(4, 5), norm(5), nn.Tanh(), nn.Linear(5, CLASSES)))
     model[1].weight = None
     right(model, *images(16, 4))
+
+
+def test_a_loader_that_tells_the_model_which_task_comes() -> None:
+    """Its batches are small, and would be joined: all of them would be measured in the last task."""
+    x, y = images(32, 4)
+    heads = built(
+        lambda: Wired(
+            lambda m, x: getattr(m, f"task{m.task}")(x), **{f"task{k}": nn.Linear(4, CLASSES) for k in (0, 1)}
+        )
+    )
+
+    def loader(size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for k in range(2):
+            heads.task = k
+            yield x[k * size : (k + 1) * size], y[k * size : (k + 1) * size]
+
+    with pytest.raises(ValueError, match=r"the loader changes the model .* number of the task, into the batch"):
+        diagonal_fisher(heads, loader(16), progress=False)
+
+
+def test_batch_norm_that_finds_nothing_to_normalise_by_in_one_image() -> None:
+    x, y = images(16, 4)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, CLASSES)).double()
+    with pytest.raises(ValueError, match="depend on the other images"):
+        diagonal_fisher(model, [(x, y)], progress=False)
