@@ -61,7 +61,9 @@ def diagonal_fisher(
             outputs (N, …); each row from its own input alone.
         loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
             an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Else only `"empirical"`
-            looks at their values. How images are grouped into batches changes nothing in the result.
+            looks at their values. Label t is what the logits at t predict: of a language model whose labels are its
+            inputs, let `forward` return `logits[:, :-1]` and `labels[:, 1:]`. How images are grouped into batches
+            changes nothing in the result.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for

@@ -82,7 +82,8 @@ class Layer:
         return (
             self.inputs.layout is torch.strided
             and self.inputs.ndim >= self.dimensions
-            and len(self.inputs) == self.shape[0] == images
+            and len(self.inputs) == images
+            and self.shape[:1] == (images,)  # () if it was not called
         )
 
     def patches(self) -> Tensor:
@@ -152,11 +153,12 @@ class Layer:
         """Take in ∂/∂z for one of the vectors that are sent backwards; `used`, (N,) or (N, T), as in `Vectors`."""
         columns = self.gradients(g)[:, 0].transpose(0, 1).flatten(1)  # (O, N·T)
         self._sums["G"] = _add_gram(self._sums.get("G"), columns)
-        if used is not None and used.ndim == 1:  # whole images are left out
-            self._sums["counted"] = used[:, None].expand(-1, columns.shape[1] // len(used)).flatten()
-        elif used is not None and isinstance(self.module, nn.Linear) and g.shape[:-1] == used.shape:
+        if used is not None and used.ndim == 2 and isinstance(self.module, nn.Linear) and g.shape[:-1] == used.shape:
             counted = used.flatten() | columns.ne(0).any(0)  # those of padding, where ∂/∂z is 0, are no samples
             self._sums["counted"] = self._sums.get("counted", counted) | counted
+        elif used is not None:  # whole images may be left out
+            images = used.reshape(len(used), -1).any(1)
+            self._sums["counted"] = images[:, None].expand(-1, columns.shape[1] // len(used)).flatten()
 
     def products(self) -> tuple[Tensor, Tensor, int]:
         """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and of how many a."""

@@ -104,12 +104,18 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """In `eval()` mode; afterwards in the modes and with the buffers from before, even if `forward` updates some."""
+    """In `eval()` mode; afterwards in the modes and with the buffers from before, even if `forward` updates some.
+
+    With their other attributes, too: a length that a buffer was made for has to go back together with that buffer.
+    """
+    attributes = [(vars(m), dict(vars(m))) for m in model.modules()]
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     try:
         with mode(model, training=False):  # dropout off, batch-norm statistics neither taken from the batch nor changed
             yield
     finally:
+        for own, before in attributes:
+            own.update(before)
         for module, name, buffer, value in buffers:
             module._buffers[name] = buffer
             if not torch.equal(buffer, value):

@@ -43,6 +43,7 @@ class Batch:
         if not sizes:
             raise TypeError(
                 f"the loader must yield tensors, in tuples, lists or dictionaries, got {type(value).__name__}"
+                + (": give (dict(batch) for batch in loader)" if isinstance(value, Mapping) else "")
             )
         parts = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == sizes[0] for leaf in leaves]
         if any(part and leaf.is_sparse for leaf, part in zip(leaves, parts, strict=True)):

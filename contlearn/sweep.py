@@ -214,7 +214,8 @@ class Sweep:
             raise ValueError("forward changes its inputs in place, so that no image can be looked at twice: clone them")
         if not isinstance(logits, Tensor) or logits.ndim == 0 or len(logits) != batch.images:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model must return logits of shape ({batch.images}, classes), got {found}")
+            inside = ": take its .logits, in forward" if hasattr(logits, "logits") else ""
+            raise ValueError(f"the model must return logits of shape ({batch.images}, classes), got {found}{inside}")
         return logits, labels
 
     def _step(self, batch: Batch) -> Step | None:
@@ -272,6 +273,12 @@ class Sweep:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
         logits = self._quietly(step.batch.take(images))
         images = images.to(logits.device)
+        if logits.shape[1:] != step.logits.shape[1:]:
+            raise ValueError(
+                f"an image has logits of shape {tuple(step.logits.shape[1:])}, but {tuple(logits.shape[1:])} among "
+                "fewer images: they must not depend on the others of its batch, so compare no image with another, "
+                "and leave padding in place, or take off as much whatever the batch"
+            )
         if not self._agree(logits, step.logits[images], step.vectors.says[images]):
             raise ValueError(_MIXED)
         return logits

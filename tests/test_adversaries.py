@@ -2,7 +2,9 @@
 
 import copy
 import warnings
+from collections import UserDict
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import oracles
@@ -420,3 +422,113 @@ def test_names_of_files_do_not_make_each_batch_a_kind_of_its_own(monkeypatch: py
         diagonal_fisher(model, batches, forward=lambda m, b: (m(b["x"]), b["y"]), progress=False)
         counts.append(len(proofs))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("measure", [diagonal_fisher, kronecker_fisher])
+def test_an_embedding_that_is_not_called(measure: Any) -> None:
+    """As T5's `shared`, whose weight others hold, and DeBERTa's relative positions, which are read off the weight."""
+    x, y = tokens(16)
+    model = built(
+        lambda: Wired(
+            lambda m, x: m.head((m.words(x) + m.places.weight[: x.shape[1]]).tanh().flatten(1)),
+            shared=nn.Embedding(20, 4), words=nn.Embedding(20, 4), places=nn.Embedding(9, 4), idle=nn.Embedding(3, 2),
+            head=nn.Linear(20, CLASSES),
+        )
+    )  # fmt: skip
+    model.words.weight = model.shared.weight
+    found = measure(model, [(x, y)], progress=False)
+    expected = oracles.fisher(copy.deepcopy(model), x, y.tolist(), "exact")
+    if measure is kronecker_fisher:
+        assert list(found.factors) == ["head"]
+        found, expected = found.diagonal, {name: f for name, f in expected.items() if "head" not in name}
+    oracles.assert_close(found, expected, 1e-10)
+
+
+class Stretching(nn.Module):
+    """Frequencies that are made anew for the longest input so far, as those of dynamic rotary embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequency", torch.ones(()), persistent=False)
+        self.longest = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > self.longest:
+            self.longest = x.shape[1]
+            self.register_buffer("frequency", 4 / torch.tensor(x.shape[1]).to(x), persistent=False)
+        return (x * self.frequency).sin()
+
+
+def test_what_a_buffer_was_made_for_goes_back_with_it() -> None:
+    model = built(lambda: nn.Sequential(Stretching(), nn.Linear(8, CLASSES)))
+    x, y = images(16, 8)
+    untouched = copy.deepcopy(model)
+    for _ in range(2):
+        right(model, x, y)
+    assert (model[0].longest, float(model[0].frequency)) == (4, 1)
+    assert torch.equal(model(x), untouched(x))
+
+
+def contrastive(m: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    return m["a"](batch[0]) @ m["b"](batch[0]).T, torch.arange(len(batch[0]))
+
+
+def trimmed(m: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    longest = int((batch[0] > 0).sum(1).max())
+    return m["head"](m["words"](batch[0][:, :longest])), batch[0][:, :longest] % CLASSES
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+@pytest.mark.parametrize("forward", [contrastive, trimmed])
+def test_logits_whose_number_depends_on_the_batch(forward: Any, estimator: Any) -> None:
+    """A loss between all images of a batch, and padding that is taken off up to the longest of them."""
+    x, _ = images(8, 4)
+    if forward is trimmed:
+        x, _ = tokens(8)
+        x[1:, 3:] = 0
+    model = built(
+        lambda: nn.ModuleDict(
+            {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "words": nn.Embedding(20, 4), "head": nn.Linear(4, CLASSES)}
+        )
+    )
+    with pytest.raises(ValueError, match=r"logits of shape .* among fewer images.*padding"):
+        diagonal_fisher(model, [(x,)], estimator, forward=lambda m, batch: forward(m, batch), progress=False)
+
+
+def test_what_to_do_with_other_mappings_and_other_outputs() -> None:
+    """As those of Hugging Face's collators and models."""
+    x, y = images(8, 4)
+    model = built(lambda: Wired(lambda m, x: SimpleNamespace(logits=m.head(x)), head=nn.Linear(4, CLASSES)))
+    batch = UserDict(x=x, y=y)
+    with pytest.raises(TypeError, match=r"got UserDict: give \(dict\(batch\) for batch in loader\)"):
+        diagonal_fisher(model, [batch], forward=lambda m, b: (m(b["x"]).logits, b["y"]), progress=False)
+    with pytest.raises(ValueError, match=r"got SimpleNamespace: take its \.logits, in forward"):
+        diagonal_fisher(model, [(x, y)], progress=False)
+    found = diagonal_fisher(
+        model, (dict(b) for b in [batch]), forward=lambda m, b: (m(b["x"]).logits, b["y"]), progress=False
+    )
+    expected = oracles.fisher(model.head, x, y.tolist(), "exact")
+    oracles.assert_close(found, {f"head.{name}": f for name, f in expected.items()}, 1e-10)
+
+
+def test_an_image_without_a_token_is_no_sample_of_any_layer() -> None:
+    """Also of layers that see another number of places than there are tokens, as those of an encoder or a prefix."""
+
+    def forward(m: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        x, y = batch
+        return m.head(m.encoder(x).tanh().mean(1, keepdim=True) + m.decoder(x[:, :2]).tanh()), y
+
+    parts = {"encoder": 4, "decoder": 4, "head": CLASSES}
+    model = built(lambda: Wired(lambda m, x: x, **{name: nn.Linear(4, size) for name, size in parts.items()}))
+    x, _ = images(12, 5, 4)
+    y = torch.randint(CLASSES, (12, 2), generator=torch.Generator().manual_seed(0))
+    y[3] = y[7] = -100
+    y[5, 0] = -100
+    some = [n for n in range(12) if n not in (3, 7)]
+    found, expected = (
+        kronecker_fisher(model, [(x[n], y[n])], forward=forward, progress=False).factors
+        for n in (list(range(12)), some)
+    )
+    assert list(found) == list(parts)
+    for layer, f in expected.items():
+        oracles.assert_close({"a": found[layer].a, "g": found[layer].g}, {"a": f.a, "g": f.g}, 1e-12)
