@@ -532,3 +532,28 @@ def test_an_image_without_a_token_is_no_sample_of_any_layer() -> None:
     assert list(found) == list(parts)
     for layer, f in expected.items():
         oracles.assert_close({"a": found[layer].a, "g": found[layer].g}, {"a": f.a, "g": f.g}, 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot")
+@pytest.mark.parametrize("last", [0.0, 1.0])
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_images_that_use_frozen_weights_alone(estimator: Any, last: float) -> None:
+    """As rows of a batch that name the adapter they take, or none."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        rows = [m.head(m.a(row[None]).tanh() if row[0] > 0 else row[None].tanh()) for row in x]
+        return torch.cat(rows)
+
+    def make() -> nn.Module:
+        model = Wired(run, a=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))
+        model.head.requires_grad_(False)
+        return model
+
+    model = built(make)
+    x, y = images(24, 4)
+    x[1::2, 0], x[::2, 0], x[-1, 0] = 1, -1, last
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    some = x[:, 0] > 0
+    for name, f in oracles.fisher(copy.deepcopy(model), x[some], y[some].tolist(), estimator).items():
+        expected[name] = f * some.sum() / len(x)
+    oracles.assert_close(diagonal_fisher(model, [(x, y)], estimator, progress=False), expected, 1e-10)
