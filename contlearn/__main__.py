@@ -135,7 +135,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         return _failed(f"{_reason(error, folder)}\nwhat was kept before is intact; {_again(folder)}")
     if any(run["histories"] for run in runs) and ranks.number() == 0:
         try:
-            path = _publish(folder, runs, options)
+            path = _publish(folder, runs)
         except OSError as error:
             return _failed(f"{_reason(error, folder)}\n{_again(folder)}")
         print(f"\n{_table(runs)}\n")
@@ -331,7 +331,7 @@ def _write(folder: Path, runs: list[dict[str, Any]], options: argparse.Namespace
         unfinished.unlink(missing_ok=True)
 
 
-def _publish(folder: Path, runs: list[dict[str, Any]], options: argparse.Namespace) -> Path:
+def _publish(folder: Path, runs: list[dict[str, Any]]) -> Path:
     """`table.txt` and, where all acts are there, `three_acts.png`."""
     (folder / "table.txt").write_text(_table(runs) + "\n", encoding="utf-8")
     whole = [run["histories"] for run in runs if {"A", "unprotected", "EWC"} <= run["histories"].keys()]

@@ -497,7 +497,10 @@ def _of_ewc(make: Callable[..., Any], bench: Bench) -> tuple[list[Finding], list
         ewc = _call(make, *([importance] if parameters else []))
         for needed in ("consolidate", "penalty"):
             if not callable(getattr(ewc, needed, None)):
-                raise CannotExamine(f"it returns {type(ewc).__name__}, which has no method {needed}(…)")
+                raise CannotExamine(
+                    f"it returns {type(ewc).__name__}, which has no method {needed}(…): it was taken for what makes an "
+                    "EWC object, or a model; if it is another of the four, say so with --kind"
+                )
         for task in tasks:
             _call(ewc.consolidate, model, task)
         return ewc
@@ -678,8 +681,8 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
         last = next((f for f in reversed(own) if not _is_library(f.filename)), None)
         file = "your cell" if last and "ipykernel_" in last.filename else Path(last.filename).name if last else ""
         place = f" ({file}, line {last.lineno})" if last else ""
-        text = " ".join(str(error).split())
-        raise CannotExamine(f"it stops with {type(error).__name__}: {text}{place}") from error
+        text = " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
+        raise CannotExamine(f"it stops with {text}{place}") from error
 
 
 def _is_library(file: str) -> bool:
@@ -687,17 +690,20 @@ def _is_library(file: str) -> bool:
 
 
 def _by_name(found: Any, model: nn.Module) -> Fisher:
-    """F by name of the parameter: from a mapping, a list in the order of the parameters, or one long vector."""
+    """F by name of the parameter: from a mapping; or a list, or one long vector, of all or of the trainable ones."""
     own = dict(model.named_parameters())
-    if isinstance(found, Tensor) and found.numel() == sum(p.numel() for p in own.values()):
-        parts = found.detach().flatten().split([p.numel() for p in own.values()])
-        found = [part.view_as(p) for part, p in zip(parts, own.values(), strict=True)]
-    if isinstance(found, list | tuple) and len(found) == len(own):
-        found = dict(zip(own, found, strict=True))
-    if not isinstance(found, Mapping) or not all(isinstance(f, Tensor) for f in found.values()):
+    for some in (own, {name: p for name, p in own.items() if p.requires_grad}):
+        if isinstance(found, Tensor) and found.numel() == sum(p.numel() for p in some.values()):
+            parts = found.detach().flatten().split([p.numel() for p in some.values()])
+            found = [part.view_as(p) for part, p in zip(parts, some.values(), strict=True)]
+        if isinstance(found, list | tuple) and len(found) == len(some):
+            found = dict(zip(some, found, strict=True))
+    parts = found.values() if isinstance(found, Mapping) else []
+    odd = [type(f).__name__ for f in parts if not isinstance(f, Tensor)]
+    if odd or not isinstance(found, Mapping):
         raise CannotExamine(
-            f"it returns {type(found).__name__}: expected a tensor for each parameter, as "
-            "{name: F} with the names of model.named_parameters()"
+            f"it returns {f'{odd[0]} in a ' if odd else ''}{type(found).__name__}: expected a tensor for each "
+            "parameter, as {name: F} with the names of model.named_parameters()"
         )
     unknown = [str(name) for name in found if name not in own]
     if unknown:
@@ -740,7 +746,8 @@ def _points(mean: float, error: float) -> str:
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 
-_now = ["importing your module"]
+IMPORTING = "importing your module"
+_now = [IMPORTING]
 
 
 def _doing(what: str) -> None:
@@ -755,7 +762,7 @@ def _found(name: str) -> Any:
     """
     module, _, attribute = name.rpartition(":")
     if not module or not attribute:
-        raise CannotExamine(f"{name!r} is not of the form module:function, such as my_ewc:fisher")
+        raise CannotExamine(f"{name!r} is not of the form module:function or file.py:function, such as ewc.py:fisher")
     if module.endswith(".py"):
         path = Path(module)
         if not path.is_file():
@@ -804,7 +811,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BaseException as error:  # also a SystemExit of the reader's module: it is told below
             outcome.append(error)
 
-    _doing("importing your module")
+    _doing(IMPORTING)
     sys.path.insert(0, str(Path.cwd()))
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -830,7 +837,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(result, KeyboardInterrupt):
         return 130
     reason = str(result) if isinstance(result, CannotExamine) else f"it stops with {type(result).__name__}: {result}"
-    print(f"{options.function}: {reason} (while {_now[0]})", file=sys.stderr)
+    where = "" if _now[0] == IMPORTING else f" (while {_now[0]})"
+    print(f"{options.function}: {reason}{where}", file=sys.stderr)
     return 2
 
 

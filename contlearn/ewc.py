@@ -142,25 +142,23 @@ class EWC:
             generator=generator,
             progress=progress,
         )
-        outside, inside = dict(model.named_parameters()), _inside(model)
-        name_of = {id(p): name for name, p in inside.items()}
-
-        def renamed(diagonal: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name_of[id(outside[name])]: f for name, f in diagonal.items()}
-
+        inside = _inside(model)
+        own = {id(p): name for name, p in inside.items()}
+        name_of = {name: own.get(id(p), name) for name, p in model.named_parameters()}  # inside, of those outside
         if isinstance(fisher, KroneckerFisher):
-            own = [
-                f._replace(parameters=(*renamed(dict.fromkeys(f.parameters, f.a)),)) for f in fisher.factors.values()
-            ]
-            factors = {f.parameters[0].rpartition(".")[0]: f for f in own}
-            fisher = KroneckerFisher(factors, renamed(fisher.diagonal))
+            layers = [f._replace(parameters=tuple(name_of[n] for n in f.parameters)) for f in fisher.factors.values()]
+            factors = {f.parameters[0].rpartition(".")[0]: f for f in layers}
+            fisher = KroneckerFisher(factors, {name_of[name]: f for name, f in fisher.diagonal.items()})
         else:
-            fisher = renamed(fisher)
+            fisher = {name_of[name]: f for name, f in fisher.items()}
         self.add(fisher, inside)
 
     def add(self, fisher: Mapping[str, Tensor] | KroneckerFisher, anchor: Mapping[str, Tensor]) -> None:
-        """Add a task of which F, in this EWC's structure, and θ* are known already; as `diagonal_fisher` and
-        `kronecker_fisher` return it, and keyed like `model.named_parameters()`.
+        """Add a task of which F and θ* are known already.
+
+        Args:
+            fisher: F in this EWC's structure, as `diagonal_fisher` or `kronecker_fisher` returns it.
+            anchor: θ*, keyed and shaped like `model.named_parameters()`.
 
         Raises:
             TypeError: F has the other structure.

@@ -1,7 +1,7 @@
 """The Fisher information: how sharply the parameters of a model are determined by a task.
 
 `diagonal_fisher` keeps the diagonal of the matrix, `kronecker_fisher` two small factors for the block of each layer.
-What is sent backwards from the outputs says `likelihoods`; how it becomes squared gradients, `layers` and `per_image`;
+`likelihoods` says what is sent backwards from the outputs, `layers` and `per_image` how that becomes squared gradients;
 `sweep` goes once through the data, and proves what is fast.
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contlearn import ranks
+from contlearn.layers import Layer
 from contlearn.likelihoods import Estimator, Likelihood
 from contlearn.per_image import Forward, add
 from contlearn.sweep import Sweep
@@ -60,10 +61,10 @@ def diagonal_fisher(
         model: maps inputs (N, …) to logits (N, C), C ≥ 2, or (N, T, C) for T tokens; for the other likelihoods to
             outputs (N, …); each row from its own input alone.
         loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
-            an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Else only `"empirical"`
-            looks at their values. Label t is what the logits at t predict: of a language model whose labels are its
-            inputs, let `forward` return `logits[:, :-1]` and `labels[:, 1:]`. How images are grouped into batches
-            changes nothing in the result.
+            an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Apart from −100, only
+            `"empirical"` looks at their values. Label t is what the logits at t predict: of a language model whose
+            labels are its inputs, let `forward` return `logits[:, :-1]` and `labels[:, 1:]`. How images are grouped
+            into batches changes nothing in the result, but perhaps the draws of `"sample"`.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for
@@ -83,11 +84,12 @@ def diagonal_fisher(
 
     Raises:
         ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a model in shards, ranks that hold
-            different weights, a single logit, `"exact"` where an image needs more than 4,096 backward passes, model and
-            data that do not fit together, images of a batch that change each other's logits, logits that depend on a
-            trainable parameter which no gradient reaches, parameters that take part in `train()` mode alone (adapters
-            that merge), or, for `"exact"`, gradients that are clipped on their way back; or it is called under
-            `torch.inference_mode()`.
+            different weights, a single logit, `"exact"` where the tokens, or the outputs, of an image need more than
+            4,096 backward passes (classes alone may be as many as you have time for), outputs and labels that do not
+            fit together, images of a batch that change each other's logits, logits that depend on a trainable parameter
+            which no gradient reaches, parameters that take part in `train()` mode alone (adapters that merge), or, for
+            `"exact"`, gradients that are clipped on their way back; or it is called under `torch.inference_mode()`.
+        TypeError: the loader yields no tensors or, without `forward`, no pairs of them.
         FloatingPointError: an output, or F, is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
             In single precision, gradients below 1e-19 lose digits when they are squared, and vanish below 1e-22.
     """
@@ -155,16 +157,24 @@ def kronecker_fisher(
     Embedding and normalisation layers, whatever `diagonal_fisher` has no closed form for, grouped convolutions, and
     layers of which the weight is frozen get their diagonal, eq. (4.3), instead.
 
-    Arguments and errors are those of `diagonal_fisher`, memory too, with each layer's factors twice; they have its
-    dtype and device.
+    Arguments and errors are those of `diagonal_fisher`; memory too, and each layer's factors twice (thrice, where it
+    takes more than 64 passes). The factors have the dtype and device that its F has.
 
     Raises:
         ValueError: also if a layer has factors for some batches, and is used in another way by others.
     """
-    sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of each layer Σ a aᵀ, Σ g gᵀ, and the number of positions
-    names: dict[str, tuple[str, ...]] = {}
-    diagonal = _Sums()
+    names: dict[str, tuple[str, ...]] = {}  # of each layer's parameters
+    places: dict[str, int] = {}  # over which its Σ g gᵀ is a mean
+    factors, diagonal = _Sums(), _Sums()
     count = 0
+
+    def products(layers: list[Layer]) -> Iterator[tuple[str, Tensor]]:
+        """Σ a aᵀ and Σ g gᵀ of one layer after the other, for they may be large."""
+        for layer in layers:
+            a, g, own = layer.products()
+            names[layer.name], places[layer.name] = tuple(layer.names.values()), places.get(layer.name, 0) + own
+            yield from ((f"{layer.name} A", a), (f"{layer.name} G", g))
+
     ranks.require_one_model(model)
     with ranks.all_or_none():
         sweep = Sweep(model, estimator, likelihood, forward, samples, generator)
@@ -180,28 +190,24 @@ def kronecker_fisher(
                 )
             plain = [layer for layer in step.layers if not layer.factored]
             diagonal.add(step.squares(plain, factored))
-            for layer in factored:
-                a, g, places = layer.products()
-                if layer.name in sums:
-                    old = sums[layer.name]
-                    a, g, places = old[0].add_(a), old[1].add_(g), old[2] + places
-                sums[layer.name], names[layer.name] = (a, g, places), tuple(layer.names.values())
+            factors.add(products(factored))
             count += step.vectors.units
     with ranks.all_or_none():
         kinds = ranks.gathered(names)
         if any(other != names for other in kinds):
             raise ValueError(f"the ranks have Kronecker factors of different layers: {[list(kind) for kind in kinds]}")
     count = _units(count)
+    sums = factors.joined()
     named = {name for parameters in names.values() for name in parameters}
     rest = {name: p for name, p in sweep.parameters.items() if name not in named}
     return KroneckerFisher(
         {
             name: Factors(
-                _finite(", ".join(names[name]), ranks.total(a).div_(count)),
-                _finite(", ".join(names[name]), ranks.total(g).div_(sum(ranks.gathered(places)))),
+                _finite(", ".join(names[name]), ranks.total(sums[f"{name} A"]).div_(count)),
+                _finite(", ".join(names[name]), ranks.total(sums[f"{name} G"]).div_(sum(ranks.gathered(places[name])))),
                 names[name],
             )
-            for name, (a, g, places) in ((name, sums[name]) for name in kinds[0])
+            for name in kinds[0]
         },
         {name: _finite(name, ranks.total(squares).div_(count)) for name, squares in diagonal.of(rest)},
     )
@@ -216,27 +222,29 @@ class _Sums:
         self.times = 0
 
     def add(self, terms: Iterable[tuple[str, Tensor]]) -> None:
-        """Keeps the tensors, and changes them."""
+        """Takes the tensors over: later terms are added to them in place."""
         for name, term in terms:
             add(self.newest, name, term)
         self.times += 1
         if self.times % 64 == 0:
-            self._join()
+            self.joined()
 
-    def _join(self) -> None:
+    def joined(self) -> dict[str, Tensor]:
+        """All of them."""
         for name, term in self.newest.items():
             add(self.older, name, term)
         self.newest = {}
+        return self.older
 
     def names(self) -> set[str]:
-        """Of which there are terms."""
+        """The parameters of which there are terms."""
         return self.newest.keys() | self.older.keys()
 
     def of(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """The sum for each parameter; zero where there was no term."""
-        self._join()
+        sums = self.joined()
         for name, p in parameters.items():
-            yield name, self.older[name] if name in self.older else torch.zeros_like(p, dtype=_real(p))
+            yield name, sums[name] if name in sums else torch.zeros_like(p, dtype=_real(p))
 
 
 def _units(own: int) -> int:
@@ -248,7 +256,7 @@ def _units(own: int) -> int:
 
 
 def _finite(name: str, mean: Tensor) -> Tensor:
-    """It, if it is."""
+    """The mean, if it is finite."""
     if not bool(mean.isfinite().all()):
         raise FloatingPointError(
             f"F of {name} is not finite: gradients or inputs are too large to be squared in {mean.dtype}, or on their "

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.linalg import vector_norm
 from torch.nn.functional import group_norm, layer_norm, pad, rms_norm
+from torch.utils._pytree import tree_leaves
 
-from contlearn.per_image import add
+from contlearn.likelihoods import precise
+from contlearn.per_image import add, tolerance
 
 _Node = Any  # of autograd's graph
 _BLOCK = 128  # rows at a time of a symmetric matrix
 _SMALL, _ROWS = 16, 256  # products of matrices with so few rows add up image after image: no more than 256 at a time
-
 
 _LINEAR = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
 # Of autograd's nodes those that leave each image in its row, whatever they are given.
@@ -74,43 +75,45 @@ class Layer:
 
     @property
     def numbers(self) -> int:
-        """How many an image takes here: patches, outputs and gradients."""
+        """How many numbers an image takes here: patches, outputs and gradients."""
         return self.patches()[0].numel() + 3 * self.shape.numel() if self.fits(1) else 0
 
     def fits(self, images: int) -> bool:
         """Whether what the layer saw last has that many images along the first dimension."""
         return (
-            self.inputs.layout is torch.strided
+            self.edge is not None
+            and self.inputs.layout is torch.strided
             and self.inputs.ndim >= self.dimensions
-            and len(self.inputs) == images
-            and self.shape[:1] == (images,)  # () if it was not called
+            and len(self.inputs) == self.shape[0] == images
         )
 
     def patches(self) -> Tensor:
         """a, (N, G, I, T), in at least single precision."""
         if self._a is None:
-            self._a = self._patches(_precise(self.inputs))
+            self._a = self._patches(precise(self.inputs))
         return self._a
 
     def _patches(self, a: Tensor) -> Tensor:
         layer = self.module
         if isinstance(layer, nn.Linear):
-            return a.reshape(len(a), 1, -1, layer.in_features).mT
-        a = pad(a, [int(p) for p in reversed(layer.padding) for _ in "<>"])
-        for axis, k in enumerate(layer.kernel_size):
-            spacing = layer.dilation[axis]
-            a = a.unfold(axis + 2, (k - 1) * spacing + 1, layer.stride[axis])[..., ::spacing]
-        d = len(layer.kernel_size)  # now (N, channels, places…, kernel…)
-        places = a.shape[2 : d + 2].numel()
+            return a.reshape(len(a), 1, -1, a.shape[-1]).mT
+        kernel = layer.weight.shape[2:]  # not what the attributes say, which may be out of date
+        d = len(kernel)
+        padding, dilation, stride = (_of_axes(each, d) for each in (layer.padding, layer.dilation, layer.stride))
+        a = pad(a, [int(p) for p in reversed(padding) for _ in "<>"])
+        for axis, k in enumerate(kernel):
+            spacing = dilation[axis]
+            a = a.unfold(axis + 2, (k - 1) * spacing + 1, stride[axis])[..., ::spacing]
+        places = a.shape[2 : d + 2].numel()  # of (N, channels, places…, kernel…)
         a = a.permute(0, 1, *range(d + 2, 2 * d + 2), *range(2, d + 2))
         return a.reshape(len(a), layer.groups, -1, places)
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z in the shape of the layer's output, brought to (N, G, O, T)."""
-        g = _precise(g)
+        g = precise(g)
         if isinstance(self.module, nn.Linear):
-            return g.reshape(len(g), 1, -1, self.module.out_features).mT
-        return g.reshape(len(g), self.module.groups, self.module.out_channels // self.module.groups, -1)
+            return g.reshape(len(g), 1, -1, g.shape[-1]).mT
+        return g.reshape(len(g), self.module.groups, g.shape[1] // self.module.groups, -1)
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """What is wrong in the gradients of weight and bias for image n, part by part, and the size of their terms."""
@@ -153,15 +156,15 @@ class Layer:
         """Take in ∂/∂z for one of the vectors that are sent backwards; `used`, (N,) or (N, T), as in `Vectors`."""
         columns = self.gradients(g)[:, 0].transpose(0, 1).flatten(1)  # (O, N·T)
         self._sums["G"] = _add_gram(self._sums.get("G"), columns)
-        if used is not None and used.ndim == 2 and isinstance(self.module, nn.Linear) and g.shape[:-1] == used.shape:
+        if used is not None and isinstance(self.module, nn.Linear) and g.shape[:-1] == used.shape:
             counted = used.flatten() | columns.ne(0).any(0)  # those of padding, where ∂/∂z is 0, are no samples
             self._sums["counted"] = self._sums.get("counted", counted) | counted
-        elif used is not None:  # whole images may be left out
-            images = used.reshape(len(used), -1).any(1)
-            self._sums["counted"] = images[:, None].expand(-1, columns.shape[1] // len(used)).flatten()
+        elif used is not None:  # nor are images that are left out as a whole
+            images = used.view(len(used), 1, -1).any(-1)
+            self._sums["counted"] = images.expand(-1, columns.shape[1] // len(used)).flatten()
 
     def products(self) -> tuple[Tensor, Tensor, int]:
-        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and of how many a."""
+        """Σ_n Σ_t a aᵀ, with a one below each a where the bias is trainable, Σ_n Σ_v Σ_t g gᵀ, and how many a."""
         a = self.patches()[:, 0].transpose(0, 1).flatten(1)  # (I, N·T)
         if "counted" in self._sums:
             a = a[:, self._sums["counted"]]
@@ -200,8 +203,8 @@ class Normalisation(Layer):
         """x̂ or ∂/∂z as (N, K, T)."""
         size = self.module.weight.numel()
         if isinstance(self.module, nn.LayerNorm | nn.RMSNorm):
-            return _precise(g).reshape(len(g), -1, size).mT
-        return _precise(g).reshape(len(g), size, -1)
+            return precise(g).reshape(len(g), -1, size).mT
+        return precise(g).reshape(len(g), size, -1)
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         g, a = self.gradients(g[n : n + 1])[0], self.patches()[n]
@@ -228,7 +231,7 @@ class Embedding(Layer):
 
     def gradients(self, g: Tensor) -> Tensor:
         """∂/∂z as (N, T, width), zero where autograd gives the padding none."""
-        g, padding = _precise(g).reshape(len(g), -1, self.module.embedding_dim), self.module.padding_idx
+        g, padding = precise(g).reshape(len(g), -1, g.shape[-1]), self.module.padding_idx
         return g if padding is None else g * (self.patches() != padding % len(self.module.weight))[..., None]
 
     def errors(self, g: Tensor, n: int, truth: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -342,21 +345,25 @@ def agrees(
     for kind, name in layer.names.items():
         true = expected[name]
         true = torch.zeros_like(getattr(layer.module, kind)) if true is None else true
-        truth[kind] = true.to(torch.promote_types(g.dtype, torch.float32))
+        truth[kind] = precise(true)
     return all(bool(error.abs_().max() <= tolerance(dtype) * size) for error, size in layer.errors(g, n, truth))
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """What two ways to compute one number may differ by, relative to the size of its terms: half of the digits."""
-    return float(torch.finfo(dtype).eps ** 0.5)
 
 
 def _add_gram(total: Tensor | None, x: Tensor) -> Tensor:
     """Add x xᵀ to `total`, or make one; only what `_mirrored` reads of it is right, which saves half of the work."""
     total = x.new_zeros(len(x), len(x)) if total is None else total
     for start in range(0, len(x), _BLOCK):
-        total[start : start + _BLOCK, start:].addmm_(x[start : start + _BLOCK], x[start:].T)
+        total[start : start + _BLOCK, start:] += _long_product(x[start : start + _BLOCK], x[start:])
     return total
+
+
+def _long_product(x: Tensor, y: Tensor) -> Tensor:
+    """The product x yᵀ in parts: one long sum in single precision would lose digits."""
+    some = _ROWS if len(x) < _SMALL else 64 * _ROWS
+    parts = x.shape[1] // some
+    (x, x_rest), (y, y_rest) = (each.tensor_split([parts * some], 1) for each in (x, y))
+    x, y = (each.unflatten(1, (parts, some)).transpose(0, 1) for each in (x, y))
+    return (x @ y.mT).sum(0).addmm_(x_rest, y_rest.T)
 
 
 def _mirrored(total: Tensor) -> Tensor:
@@ -367,5 +374,7 @@ def _mirrored(total: Tensor) -> Tensor:
     return total
 
 
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def _of_axes(setting: Any, axes: int) -> list[int]:
+    """One number for each axis of a convolution: set by hand it may be one for all."""
+    numbers = tree_leaves(setting)
+    return numbers * axes if len(numbers) == 1 else numbers

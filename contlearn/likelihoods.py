@@ -31,8 +31,8 @@ other probabilities, or a sigmoid of −z.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args, overload
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -41,10 +41,10 @@ Estimator = Literal["exact", "sample", "empirical", "predicted"]
 Likelihood = Literal["categorical", "bernoulli", "gaussian"]
 
 _LEFT_OUT = -100  # the label that cross_entropy ignores
-_MOST = 4096  # backward passes that `"exact"` may take for several outputs an image
+_MOST = 4096  # backward passes that `"exact"` may take for the tokens, or the outputs, of an image
 
 
-class Vectors(Sequence[Tensor]):
+class Vectors:
     """The vectors v of a batch, in the shape of its outputs, each made when it is asked for: there is never a stack.
 
     Attributes:
@@ -68,13 +68,7 @@ class Vectors(Sequence[Tensor]):
     def __len__(self) -> int:
         return self.number
 
-    @overload
-    def __getitem__(self, k: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, k: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, k: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
+    def __getitem__(self, k: int) -> Tensor:
         if not 0 <= k < len(self):
             raise IndexError(k)
         return self.make(k, slice(self.images.start, self.images.stop))
@@ -92,8 +86,9 @@ def categorical(
     log p(y) = z_y − log Σ_c exp z_c, so ∂/∂z = e_y − p. Over y ~ p that has mean Σ_c p_c e_c − p = 0, and covariance
     Σ_c p_c (e_c − p)(e_c − p)ᵀ = diag(p) − p pᵀ: the columns √p_c (e_c − p) are a square root of it.
 
-    Labels are integers (N,) or (N, T). An image, or a token, labelled −100 is left out, as `cross_entropy` has it; else
-    only `"empirical"` looks at them. A logit of −∞ is a class that cannot be: it has p = 0 and sends nothing.
+    Labels are integers (N,) or (N, T). An image, or a token, labelled −100 is left out, as `cross_entropy` has it.
+    Apart from that, only `"empirical"` looks at them. A logit of −∞ is a class that cannot be: it has p = 0 and sends
+    nothing.
 
     Raises:
         FloatingPointError: a logit is NaN or +∞, or no class of an image can be.
@@ -124,7 +119,7 @@ def categorical(
         used = torch.ones(outputs.shape[:-1], dtype=torch.bool, device=outputs.device)
     else:
         used = labels.long() != _LEFT_OUT  # in bytes, −100 would be the class 156
-    p = _precise(outputs).softmax(-1).where(used[..., None], 1 / classes)
+    p = precise(outputs).softmax(-1).where(used[..., None], 1 / classes)
     if not bool(p.isfinite().all()):
         raise FloatingPointError("a logit is not finite: look for inputs or weights that are not, before measuring F")
     units = int(used.sum())
@@ -155,7 +150,7 @@ def categorical(
 def _exact_categorical(p: Tensor, used: Tensor, says: Tensor, left_out: Tensor | None, dtype: torch.dtype) -> Vectors:
     classes, positions = p.shape[-1], math.prod(p.shape[1:-1])
     if p.ndim == 3:
-        _refuse_absurd(classes * positions, f"{positions} tokens × {classes} classes")
+        _refuse_absurd((classes - 1) * positions, f"{positions} tokens × {classes} classes but one")
     p, used = p.view(len(p), positions, classes), used.view(len(p), positions)
     # The vector that comes first is what the proof looks at: of each image the last token, which has seen the others,
     # and there the class second to k, with about the longest vector. A class that is masked out, or padding, would
@@ -208,7 +203,7 @@ def bernoulli(
         ValueError: `"empirical"` has no such targets, or `"exact"` would take more than 4,096 backward passes.
     """
     _require_finite(outputs)
-    p, rest = _precise(outputs).sigmoid(), _precise(-outputs).sigmoid()  # 1 − p
+    p, rest = precise(outputs).sigmoid(), precise(-outputs).sigmoid()  # 1 − p
     if estimator == "exact":
         return _exact_independent((p * rest).sqrt(), outputs.dtype)
     if estimator == "sample":
@@ -240,7 +235,7 @@ def gaussian(
             that F would be zero), or `"exact"` would take more than 4,096 backward passes.
     """
     _require_finite(outputs)
-    z = _precise(outputs)
+    z = precise(outputs)
     if estimator == "exact":
         return _exact_independent(torch.ones_like(z), outputs.dtype)
     if estimator == "predicted":
@@ -340,5 +335,6 @@ def _refuse_absurd(passes: int, why: str) -> None:
         )
 
 
-def _precise(outputs: Tensor) -> Tensor:
-    return outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
+def precise(tensor: Tensor) -> Tensor:
+    """The numbers in at least single precision, detached."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))

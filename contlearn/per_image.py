@@ -12,7 +12,7 @@ from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from contlearn.likelihoods import Vectors
+from contlearn.likelihoods import Vectors, precise
 
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
 _FEW = 16  # numbers in a tensor that may say which task it is
@@ -26,7 +26,7 @@ class Batch:
     leaves: list[Any]
     form: Any
     images: int
-    parts: list[bool]  # of the leaves, which have one entry an image: a cut batch may be as short as something shared
+    parts: list[bool]  # which leaves have one entry an image; a cut batch may be as short as something shared
 
     @classmethod
     def of(cls, value: Any, device: torch.device) -> "Batch":
@@ -71,7 +71,7 @@ class Batch:
         return replace(self, leaves=leaves, images=len(images))
 
     def value(self) -> Any:
-        """What the loader yielded."""
+        """In the form in which the loader yielded it."""
         return tree_unflatten(self.leaves, self.form)
 
     def fits(self, other: "Batch") -> bool:
@@ -113,6 +113,14 @@ class Classifier(nn.Module):
         with torch.autocast(self.device, dtype, enabled):
             return self.call(self.model, batch)
 
+    def quietly(self, batch: Batch) -> Tensor:
+        """The logits, without a graph under `no_grad`, unless `forward` needs one for hooks on its activations."""
+        try:
+            return self(batch.value())[0]  # type: ignore[no-any-return]
+        except RuntimeError:
+            with torch.enable_grad():
+                return self(batch.value())[0].detach()  # type: ignore[no-any-return]
+
 
 def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> dict[str, Tensor | None]:
     """∂(v · logits)/∂θ, the score, eq. (4.1), for v = ∂ log p / ∂z; None where no path leads to θ."""
@@ -122,6 +130,23 @@ def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> di
     # that of an embedding with `sparse=True` is sparse
     dense = [g.to_dense() if g is not None and g.layout is torch.sparse_coo else g for g in found]
     return dict(zip(parameters, dense, strict=True))
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What two ways to compute one number may differ by, relative to the size of its terms: half of the digits."""
+    return float(torch.finfo(dtype).eps ** 0.5)
+
+
+def same(found: Mapping[str, Tensor], truth: Mapping[str, Tensor | None], dtype: torch.dtype) -> bool:
+    """Whether gradients agree up to rounding; where they cancel to nothing, up to that of the largest of them."""
+    largest = max((float(g.abs().max()) for g in truth.values() if g is not None), default=0.0)
+    for name, g in found.items():
+        true = truth[name]
+        true = torch.zeros_like(g) if true is None else true
+        size = max(tolerance(dtype) * float(true.abs().max()), 32 * torch.finfo(dtype).eps * largest)
+        if not float((g - true).abs().max()) <= size:
+            return False
+    return True
 
 
 def one_at_a_time(
@@ -219,8 +244,8 @@ def batched(
     with warnings.catch_warnings(), PaddingWithoutGradient():
         warnings.filterwarnings("ignore", "There is a performance drop")
         logits = vmap(logits_of)(images, copies)
-    for v in vectors:
-        found = gradients(logits, copies, v)
+    for k in range(len(vectors)):
+        found = gradients(logits, copies, vectors[k])
         yield {name: torch.zeros_like(copies[name]) if g is None else g for name, g in found.items()}
 
 
@@ -228,4 +253,4 @@ def square(g: Tensor) -> Tensor:
     """|g|² in at least single precision."""
     if g.is_complex():
         return torch.view_as_real(g).square().sum(-1)
-    return g.to(torch.promote_types(g.dtype, torch.float32)).square()
+    return precise(g).square()

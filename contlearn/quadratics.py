@@ -1,8 +1,8 @@
 """The two structures in which the quadratic of EWC is held: a diagonal, or Kronecker factors for each layer.
 
 Both stand for one form (θ−μ)ᵀ S (θ−μ) + c over the parameters of a model, however many tasks went into it, and answer
-the same four questions: what is the form after one more task, what are its value and its pull S (θ−μ), and where does
-its proximal step lead. They never change: a new task makes a new one. λ and the ½ are the business of `EWC`.
+the same questions: what is the form after one more task, what are its value and its pull S (θ−μ), and where does its
+proximal step lead. A form never changes: a new task makes a new one. λ and the ½ are the business of `EWC`.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from contlearn.fisher import Factors, KroneckerFisher
+from contlearn.likelihoods import precise
 from contlearn.per_image import square
 from contlearn.ranks import cut, gathered, local, sharded, sum_over_shards, whole, with_shard
 
@@ -37,12 +38,11 @@ class Diagonal:
         self, fisher: Mapping[str, Tensor], anchor: Mapping[str, Tensor], decay: float, latest: bool
     ) -> "Diagonal":
         """γS + F, eq. (6.6), centred where the sum has its minimum, eq. (6.2), or, if `latest`, on the new θ*."""
-        own = {name: f.detach().to(torch.promote_types(f.dtype, torch.float32)) for name, f in fisher.items()}
+        own = {name: precise(f) for name, f in fisher.items()}
         new = Diagonal(own, {name: _theta(name, anchor, f) for name, f in own.items()}).checked()
         for name in own:
             if name in self.center and own[name].shape != self.center[name].shape:
-                found = f"{name}: F has shape {tuple(own[name].shape)}, but the weights have"
-                raise ValueError(f"{found} {tuple(self.center[name].shape)}")
+                raise ValueError(f"{name} has changed its shape since an earlier task; see EWC.grow")
         precision = {name: decay * s for name, s in self.precision.items()}
         center, constant = dict(self.center), decay * self.constant
         for name, f in own.items():

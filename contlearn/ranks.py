@@ -126,8 +126,8 @@ def _bits(p: Tensor) -> int:
     """The sum of the numbers that its bits would be as integers."""
     if p.is_meta or sharded(p):
         return 0
-    whole = torch.int32 if p.element_size() % 4 == 0 else torch.int16 if p.element_size() % 2 == 0 else torch.uint8
-    return int(p.detach().contiguous().view(-1).view(whole).sum(dtype=torch.int64))
+    integer = torch.int32 if p.element_size() % 4 == 0 else torch.int16 if p.element_size() % 2 == 0 else torch.uint8
+    return int(p.detach().contiguous().view(-1).view(integer).sum(dtype=torch.int64))
 
 
 def sharded(tensor: Tensor) -> bool:
@@ -149,8 +149,8 @@ def whole(tensor: Tensor) -> Tensor:
     """All of it, gathered from the ranks where it is in shards."""
     if not sharded(tensor):
         return tensor
-    gathered: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
-    return gathered
+    full: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return full
 
 
 def with_shard(shard: Tensor, like: Tensor) -> Tensor:

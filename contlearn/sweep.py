@@ -20,21 +20,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
-from contlearn import ranks
 from contlearn.data import pairs
-from contlearn.layers import Layer, agrees, candidates, connected, tolerance
+from contlearn.layers import Layer, agrees, candidates, connected
 from contlearn.likelihoods import Estimator, Likelihood, Vectors, check_choices, vectors
 from contlearn.models import device_of, undisturbed
-from contlearn.per_image import Batch, Classifier, Forward, add, batched, gradients, one_at_a_time, square
+from contlearn.per_image import (
+    Batch,
+    Classifier,
+    Forward,
+    add,
+    batched,
+    gradients,
+    one_at_a_time,
+    same,
+    square,
+    tolerance,
+)
+from contlearn.refusals import (
+    MIXED,
+    MOVED,
+    refuse_bent_gradients,
+    refuse_hidden_parameters,
+    refuse_mixing,
+    refuse_unmeasurable,
+)
 
 _BUDGET = 2**24  # numbers that an intermediate result may hold: 64 MiB in single precision
 _WORTH_BATCHING = 8  # images: for fewer, a loop is as fast as vmap
-_NOT_FINITE = "is not finite: look for 0 times infinity on the way back, as behind a square root of 0"
-_MIXED = (
-    "the logits of an image depend on the other images of its batch, or change from call to call, so that it has no F "
-    "of its own; normalise with running statistics (track_running_stats=True), or by GroupNorm or LayerNorm, put "
-    "images along the first dimension (batch_first=True), and switch off what is random in eval() mode"
-)
 
 
 class Step:
@@ -44,6 +56,7 @@ class Step:
         self.sweep, self.batch, self.logits, self.vectors = sweep, batch, logits, vectors
         self.layers, self.used, self.reorders = connected(sweep.layers, logits, batch.images, sweep.trainable)
         self.v = vectors[0]
+        self.loudest = int(self.v.abs().reshape(batch.images, -1).amax(1).argmax())  # image
         self.first: dict[Layer, Tensor] = {}  # ∂/∂z for this first vector, which the proof needs before all others
 
     def backward(self, layers: list[Layer], v: Tensor) -> dict[Layer, Tensor]:
@@ -83,31 +96,13 @@ class Sweep:
         generator: torch.Generator | None,
     ) -> None:
         check_choices(likelihood, estimator, samples)
-        if torch.is_inference_mode_enabled():
-            raise ValueError("F needs gradients, which torch.inference_mode() forbids: measure it outside of that")
         if isinstance(model, DistributedDataParallel | DataParallel):  # whose forward waits for others, or copies
             model = model.module
+        refuse_unmeasurable(model)
         self.model, self.estimator, self.likelihood = model, estimator, likelihood
         self.samples, self.generator = samples, generator
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.trainable = {name: p for name, p in self.parameters.items() if p.numel()}  # those of rank 0 hold nothing
-        if not self.trainable:
-            raise ValueError(
-                "the model has no trainable parameter: set requires_grad=True on those that EWC shall protect"
-            )
-        if any(map(ranks.sharded, model.parameters())):
-            raise ValueError(
-                "the model's parameters are in shards, whose gradients are averaged over the ranks' images before F "
-                "could square them: measure F on a copy that is whole, with the weights of get_model_state_dict("
-                "model, options=StateDictOptions(full_state_dict=True)); what is consolidated there protects this one"
-            )
-        if any(p.is_meta for p in model.parameters()):
-            raise ValueError("the model is on the meta device, its weights hold no numbers: load them first")
-        if any(p.is_inference() for p in model.parameters()):
-            raise ValueError(
-                "the model's parameters were made under torch.inference_mode(), so that they have no gradients: build "
-                "or load it outside of that"
-            )
         self.pairs = forward is None
         self.classifier = Classifier(
             model, forward or (lambda model, batch: (model(batch[0]), batch[1])), device_of(model).type
@@ -147,7 +142,8 @@ class Sweep:
                     first = first or (batch[:16], step.logits[:16].detach(), step.vectors.says[:16])
                     yield step
             if first is not None and versions != [p._version for p in self.trainable.values()]:
-                self._refuse_moved_weights(*first)
+                with torch.no_grad():
+                    self._compare(self.classifier.quietly(first[0]), *first[1:], MOVED)
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True
@@ -230,22 +226,22 @@ class Sweep:
             self.known.add(batch.kind())
             with torch.no_grad():
                 for half in torch.arange(batch.images).flip(0).chunk(2):
-                    self._elsewhere(step, half)
-            self._refuse_hidden_parameters(step)
+                    self.elsewhere(step, half)
+            hidden = {name: p for name, p in self.trainable.items() if name not in step.used}
+            refuse_hidden_parameters(self.classifier, hidden, batch[:16])
             if logits.grad_fn is None:
                 raise ValueError("the logits depend on no trainable parameter, so there is nothing to measure")
-            self._refuse_mixing(batch[-4:])
+            refuse_mixing(self.classifier, batch[-4:])
         else:
             with torch.no_grad():
                 every = max(16, batch.images // 64)
-                self._elsewhere(step, torch.arange(self.passes % min(every, batch.images), batch.images, every).flip(0))
+                self.elsewhere(step, torch.arange(self.passes % min(every, batch.images), batch.images, every).flip(0))
         step.first = step.backward(step.layers, step.v)
         if new:
-            self._refuse_bent_gradients(step)
+            refuse_bent_gradients(step)
         if new or step.reorders:
             self._distrust(step, self._mixing_layers(step))
-        loudest = int(step.v.abs().reshape(batch.images, -1).amax(1).argmax())
-        for n in sorted({0, batch.images // 2, batch.images - 1, loudest}) if new else [loudest]:
+        for n in sorted({0, batch.images // 2, batch.images - 1, step.loudest}) if new else [step.loudest]:
             wrong = self._differing(step, step.layers, n, self._alone(step, n))
             if wrong and not self._on_a_kink(step, n, wrong):
                 self._distrust(step, wrong)
@@ -253,7 +249,7 @@ class Sweep:
 
     def _alone(self, step: Step, n: int) -> dict[str, Tensor | None]:
         """The gradients of image n by plain autograd, with that image alone."""
-        return gradients(self._elsewhere(step, torch.tensor([n])), self.trainable, step.v[n : n + 1])
+        return gradients(self.elsewhere(step, torch.tensor([n])), self.trainable, step.v[n : n + 1])
 
     def _differing(self, step: Step, layers: list[Layer], n: int, truth: Mapping[str, Tensor | None]) -> list[Layer]:
         return [layer for layer in layers if not agrees(layer, step.first[layer], n, truth, self.coarsest)]
@@ -269,9 +265,9 @@ class Sweep:
             return False
         return not any(self._differing(step, wrong, m, self._alone(step, m)) for m in _others(n, step.batch.images))
 
-    def _elsewhere(self, step: Step, images: Tensor) -> Tensor:
+    def elsewhere(self, step: Step, images: Tensor) -> Tensor:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
-        logits = self._quietly(step.batch.take(images))
+        logits = self.classifier.quietly(step.batch.take(images))
         images = images.to(logits.device)
         if logits.shape[1:] != step.logits.shape[1:]:
             raise ValueError(
@@ -279,23 +275,15 @@ class Sweep:
                 "fewer images: they must not depend on the others of its batch, so compare no image with another, "
                 "and leave padding in place, or take off as much whatever the batch"
             )
-        if not self._agree(logits, step.logits[images], step.vectors.says[images]):
-            raise ValueError(_MIXED)
+        self._compare(logits, step.logits[images], step.vectors.says[images], MIXED)
         return logits
 
-    def _agree(self, logits: Tensor, others: Tensor, possible: Tensor) -> bool:
+    def _compare(self, logits: Tensor, others: Tensor, possible: Tensor, complaint: str) -> None:
         """Up to rounding, where they say something: a masked logit says nothing, and may be huge."""
         logits, others, silent = (each.reshape(len(each), -1) for each in (logits, others, ~possible))
         size = others.masked_fill(silent, 0).abs().amax(1, keepdim=True)
-        return bool(((logits - others).abs() <= 4 * tolerance(self.coarsest) * size).logical_or(silent).all())
-
-    def _quietly(self, batch: Batch) -> Tensor:
-        """The logits without a graph, unless `forward` needs one, for hooks on its activations."""
-        try:
-            return self.classifier(batch.value())[0]  # type: ignore[no-any-return]
-        except RuntimeError:
-            with torch.enable_grad():
-                return self.classifier(batch.value())[0].detach()  # type: ignore[no-any-return]
+        if not bool(((logits - others).abs() <= 4 * tolerance(self.coarsest) * size).logical_or(silent).all()):
+            raise ValueError(complaint)
 
     def _mixing_layers(self, step: Step) -> list[Layer]:
         """Those in which a row of ∂/∂z is not of the image of that number alone: it must change its sign with it."""
@@ -318,123 +306,6 @@ class Sweep:
             )
             self.layers = [layer for layer in self.layers if layer not in wrong]
             step.layers = [layer for layer in step.layers if layer not in wrong]
-
-    def _refuse_mixing(self, batch: Batch) -> None:
-        """No image's logits may have a derivative with respect to another image, however small.
-
-        Where forward cannot take inputs that want one (`x.numpy()`), the comparison of values has to do.
-        """
-        leaves = [
-            leaf.detach().clone().requires_grad_() if part and leaf.is_floating_point() else leaf
-            for leaf, part in zip(batch.leaves, batch.parts, strict=True)
-        ]
-        own = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
-        inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]  # forward may write to these
-        numbers = [leaf for leaf, part in zip(leaves, batch.parts, strict=True) if part and not leaf.requires_grad]
-
-        def embedded(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            """Integers have no gradients, but what an embedding makes of them has."""
-            if any(args and args[0].shape == leaf.shape and bool((args[0] == leaf).all()) for leaf in numbers):
-                own.append(output if output.requires_grad else output.requires_grad_())
-            return output
-
-        try:
-            with ExitStack() as hooks:
-                for module in self.model.modules():
-                    if isinstance(module, nn.Embedding):
-                        hooks.callback(module.register_forward_hook(embedded, prepend=True).remove)
-                logits = self.classifier(replace(batch, leaves=inputs).value())[0]
-        except RuntimeError:
-            self._quietly(batch)  # raises what has another reason
-            return
-        for n in range(batch.images if own and logits.requires_grad else 0):
-            v = torch.zeros_like(logits)
-            v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])
-            for g in torch.autograd.grad(logits, own, v, retain_graph=True, allow_unused=True):
-                of_others = torch.cat((g[:n], g[n + 1 :])) if g is not None else torch.zeros(())
-                if bool(of_others.isnan().any()):
-                    raise FloatingPointError(f"the gradient of a logit with respect to an input {_NOT_FINITE}")
-                if bool(of_others.any()):
-                    raise ValueError(_MIXED)
-
-    def _refuse_bent_gradients(self, step: Step) -> None:
-        """Where vectors stand for several labels, gradients must be linear in them: that of −4 v is −4 times that of v.
-
-        One that is clipped on its way back is not. (Nor is one in float16, where the small ones vanish.)
-        """
-        if (self.estimator != "exact" and self.samples == 1) or self.coarsest is torch.float16:
-            return
-        n = int(step.v.abs().reshape(step.batch.images, -1).amax(1).argmax())
-        logits, v = self._elsewhere(step, torch.tensor([n])), step.v[n : n + 1]
-        once, turned = (gradients(logits, self.trainable, factor * v) for factor in (1, -4))
-        straight = _same({n: -4 * g for n, g in once.items() if g is not None}, turned, self.coarsest)
-        for layer, g in step.backward(step.layers, -4 * step.v).items():
-            straight &= bool((g + 4 * step.first[layer]).abs().max() <= tolerance(self.coarsest) * g.abs().max())
-        if not straight:
-            raise ValueError(
-                "gradients are changed on their way back, by a hook or a function that clips them or is not linear in "
-                f"another way, so that vectors cannot stand for several labels, as with estimator={self.estimator!r}: "
-                "switch that off, or take 'empirical'"
-            )
-
-    @torch.no_grad()
-    def _refuse_hidden_parameters(self, step: Step) -> None:
-        """A parameter that is not in autograd's graph must not matter: moved a little, it must change no logit."""
-        hidden = {name: p for name, p in self.trainable.items() if name not in step.used}
-        if not hidden:
-            return
-        self._refuse_merged(hidden, step.batch)
-        image = step.batch[:16]
-        before, logits = {name: p.data for name, p in hidden.items()}, self._quietly(image)
-        try:
-            for p in hidden.values():
-                wave = torch.arange(p.numel(), device=p.device).add(1).cos().view_as(p).to(p.dtype)
-                p.data = p.data * (1 + 1e-3 * wave) + 1e-3 * wave * p.data.abs().mean()
-            moved = not torch.equal(self._quietly(image), logits)
-        finally:
-            for name, p in hidden.items():
-                p.data = before[name]
-        if moved and torch.equal(self._quietly(image), logits):
-            raise ValueError(
-                f"the logits depend on {', '.join(hidden)}, or on some of them, but no gradient reaches them: forward "
-                "runs them under no_grad or inference_mode, detaches what they make, or checkpoints them with "
-                "use_reentrant=True. Freeze them with requires_grad_(False), or checkpoint with use_reentrant=False"
-            )
-
-    @torch.enable_grad()
-    def _refuse_merged(self, hidden: Mapping[str, Tensor], batch: Batch) -> None:
-        """Nor may it be that `train()` brings into the graph what `eval()` leaves out."""
-        own = {id(p) for p in hidden.values()}
-        owners = [
-            module
-            for module in self.model.modules()
-            if own & {id(p) for p in module._parameters.values()} and not hasattr(module, "running_mean")
-        ]
-        try:
-            for module in owners:
-                module.train()
-            logits = self.classifier(batch[:16].value())[0]
-        except Exception:  # what does not run in train() does not hide in eval()
-            return
-        finally:
-            for module in owners:
-                module.eval()
-        _, used, _ = connected([], logits, batch.images, hidden) if logits.grad_fn is not None else ([], set(), False)
-        if used:
-            raise ValueError(
-                f"{', '.join(used)} take part in train() mode, but not in eval() mode, in which F is measured: "
-                "adapters that merge into other weights are like that, and weights kept from an earlier pass. "
-                "Switch it off, or freeze them with requires_grad_(False)"
-            )
-
-    @torch.no_grad()
-    def _refuse_moved_weights(self, batch: Batch, logits: Tensor, says: Tensor) -> None:
-        """Weights that forward itself writes to must be for the last images what they were for the first."""
-        if not self._agree(self._quietly(batch), logits, says):
-            raise ValueError(
-                "forward changes weights in place, as an embedding's max_norm does, so that the first images met other "
-                "weights than the last: run the model once over all the data, then measure"
-            )
 
     def others(self, step: Step) -> Iterator[tuple[str, Tensor]]:
         """Σ_n Σ_v (∂/∂θ)² of the parameters that matter in this pass and have no closed form in it."""
@@ -464,7 +335,7 @@ class Sweep:
                     def differs(n: int, found: dict[str, Tensor] = found) -> bool:
                         logits = self.classifier(part[n : n + 1].value())[0]
                         truth = gradients(logits, parameters, vectors[0][n : n + 1])
-                        return not _same({name: g[n] for name, g in found.items()}, truth, self.coarsest)
+                        return not same({name: g[n] for name, g in found.items()}, truth, self.coarsest)
 
                     for n in {int(vectors[0].abs().reshape(part.images, -1).amax(1).argmax()), part.images - 1}:
                         # One image alone that differs lies on the edge of a ReLU; see `_on_a_kink`.
@@ -481,7 +352,9 @@ class Sweep:
                 stacklevel=6,
             )
             return None
-        v = torch.stack([sign * vectors[k] for k, sign in enumerate(signs)]).sum(0)
+        v = torch.zeros_like(vectors[0])
+        for k, sign in enumerate(signs):  # one at a time: there is never a stack
+            v += sign * vectors[k]
         truth = gradients(self.classifier(part.value())[0], parameters, v)
         if self._add_up(totals, truth, sums):
             return sums
@@ -566,15 +439,3 @@ def _generator() -> torch.Generator:
 def _others(n: int, images: int) -> list[int]:
     """Up to three images besides n, spread over the batch."""
     return sorted({(n + k * max(1, images // 4)) % images for k in (1, 2, 3)} - {n})
-
-
-def _same(found: Mapping[str, Tensor], truth: Mapping[str, Tensor | None], dtype: torch.dtype) -> bool:
-    """Whether gradients agree up to rounding; where they cancel to nothing, up to that of the largest of them."""
-    largest = max((float(g.abs().max()) for g in truth.values() if g is not None), default=0.0)
-    for name, g in found.items():
-        true = truth[name]
-        true = torch.zeros_like(g) if true is None else true
-        size = max(tolerance(dtype) * float(true.abs().max()), 32 * torch.finfo(dtype).eps * largest)
-        if not float((g - true).abs().max()) <= size:
-            return False
-    return True

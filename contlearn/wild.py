@@ -229,11 +229,13 @@ def _weights(p: Tensor, y: Tensor, labels: Labels, generator: torch.Generator | 
     return {int(y if labels == "true" else p.argmax()): 1.0}
 
 
-def squares_of_batches(model: nn.Module, batches: Batches, labels: Labels) -> Importances:
+def squares_of_batches(
+    model: nn.Module, batches: Batches, labels: Labels, generator: torch.Generator | None = None
+) -> Importances:
     """1/K Σ_k (1/B Σ_n ∂ log p_y(x_n) / ∂θ)², eq. (11.2): the mean gradient of each of K batches is squared."""
     total = _zeros(model)
     for x, y in batches:
-        _add_square(total, model, _log_likelihood(model, x, y, labels).mean())
+        _add_square(total, model, _log_likelihood(model, x, y, labels, generator).mean())
     return {name: t / len(batches) for name, t in total.items()}
 
 
@@ -271,15 +273,15 @@ def importances(
         A tensor for each trainable parameter, keyed and shaped like `model.named_parameters()`.
 
     Raises:
-        ValueError: there is no such code.
+        ValueError: there is no such code, or it cannot take such labels.
     """
     chosen, images = _code(code), sum(len(y) for _, y in batches)
-    labels = labels or chosen.labels
+    labels = _labels(code, labels)
     with mode(model, training=model.training if chosen.training is None else chosen.training):
         if chosen.squared == "image":
             q = squares_of_images(model, batches, labels, generator)
         elif chosen.squared == "batch":
-            q = squares_of_batches(model, batches, labels)
+            q = squares_of_batches(model, batches, labels, generator)
         elif chosen.squared == "whole":
             q = square_of_everything(model, batches)
         else:
@@ -296,13 +298,15 @@ def _trainable(model: nn.Module) -> list[Tensor]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _log_likelihood(model: nn.Module, x: Tensor, y: Tensor, labels: Labels) -> Tensor:
+def _log_likelihood(
+    model: nn.Module, x: Tensor, y: Tensor, labels: Labels, generator: torch.Generator | None = None
+) -> Tensor:
     """The log-probability of one label of each image, (N,)."""
     log_p = log_softmax(model(x), 1)
     if labels == "predicted":
         y = log_p.argmax(1)
     elif labels == "sample":
-        y = torch.multinomial(log_p.detach().exp(), 1)[:, 0]
+        y = torch.multinomial(log_p.detach().exp(), 1, generator=generator)[:, 0]
     return log_p.gather(1, y[:, None])[:, 0]
 
 
@@ -368,7 +372,8 @@ def equivalent_importance(
         to: "contlearn", where the penalty is ½ λ Σ F (θ − θ*)², or another of `CODES`, with `to_batch_size`.
 
     Raises:
-        ValueError: an unknown code, a number that is out of its range, or one that is needed and missing.
+        ValueError: an unknown code, labels that it cannot take, a number that is out of its range, or one that is
+            needed and missing.
     """
     if not (math.isfinite(importance) and importance >= 0):
         raise ValueError(f"importance={importance}: λ must be finite and not negative")
@@ -389,9 +394,8 @@ def equivalent_importance(
         return Equivalent(None, None, rough, sentence)
     other, divisor, other_words = _meaning(to, to_batch_size, images, None)
     if shape != other:
-        return Equivalent(
-            None, None, None, f"{named} has no equivalent in {to}: it squares {words}; {to} {other_words}."
-        )
+        sentence = f"{named} has no equivalent in {to}: it squares {words}; {to} squares {other_words}."
+        return Equivalent(None, None, None, sentence)
     found = importance * factor / divisor
     return Equivalent(found, None, None, f"{named} is {to}'s λ = {_written(found)}.")
 
@@ -404,10 +408,7 @@ def _meaning(
     A shape is what is squared, with which labels, in batches of which size (0 where that does not matter), and clipped
     at what.
     """
-    chosen = _code(code)
-    labels = labels or chosen.labels
-    if labels not in get_args(Labels):
-        raise ValueError(f"labels={labels!r}: expected one of {', '.join(map(repr, get_args(Labels)))}")
+    chosen, labels = _code(code), _labels(code, labels)
     for name, value, least in (("batch_size", batch_size, 1), ("images", images, 2)):
         if value is not None and value < least:
             raise ValueError(f"{name}={value}: expected a whole number, {least} or more")
@@ -435,6 +436,16 @@ def _code(name: str) -> Code:
     if name not in CODES:
         raise ValueError(f"code={name!r}: expected one of {', '.join(map(repr, CODES))}")
     return CODES[name]
+
+
+def _labels(code: str, labels: Labels | None) -> Labels:
+    """These labels, or the code's own, if they can stand in what it squares: in a sum over images, one for each."""
+    chosen = _code(code)
+    possible = {"image": get_args(Labels), "batch": ("sample", "true", "predicted")}.get(chosen.squared, ("true",))
+    labels = labels or chosen.labels
+    if labels not in possible:
+        raise ValueError(f"labels={labels!r}: expected one of {', '.join(map(repr, possible))} with {code}")
+    return labels
 
 
 def _written(value: float) -> str:

@@ -360,7 +360,8 @@ def table(rows: list[Row]) -> str:
     lines = ["| what | published | ours | verdict | minutes |", "|---|---|---|---|---|"]
     for row in rows:
         error = "" if row.error is None else f" ± {row.error:.2f}"
-        published = f"{'above ' if row.above else ''}{row.published:g}{error}"
+        figure = f"{row.published:.2f}" if row.error and row.published % 1 else f"{row.published:g}"
+        published = f"{'above ' if row.above else ''}{figure}{error}"
         minutes = f"{row.seconds / 120:.1f}" if row.ours else f"would take {row.estimate / 120:.1f}"
         lines.append(f"| {row.what} | {published} | {shown(row.ours)} | {verdict(row)} | {minutes} |")
     return "\n".join(lines)

@@ -10,9 +10,8 @@ methods share one network, one number of epochs and one learning rate.
 
 λ is chosen on neither the test images nor the permutations that are reported: train on the first 50,000 training images
 of five others (ten would take twice as long), numbers 101 to 105, with seed 100, and take the λ with the best mean
-accuracy on the last 10,000. Then
-everything is trained anew on all 60,000. Fifty take the λ of ten (Ritter, Botev and Barber 2018, arXiv:1805.07810,
-report above 90 % there), and F from the first 20,000 images of each.
+accuracy on the last 10,000. Then everything is trained anew on all 60,000. Fifty take the λ of ten (Ritter, Botev and
+Barber 2018, arXiv:1805.07810, report above 90 % there), and F from the first 20,000 images of each.
 
 Every run is written as soon as it is complete, and one that the file holds already is not run again unless `--again` is
 given; so an interruption loses one run, and two processes may share the work. On one core a run of ten tasks takes

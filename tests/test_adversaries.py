@@ -511,29 +511,6 @@ def test_what_to_do_with_other_mappings_and_other_outputs() -> None:
     oracles.assert_close(found, {f"head.{name}": f for name, f in expected.items()}, 1e-10)
 
 
-def test_an_image_without_a_token_is_no_sample_of_any_layer() -> None:
-    """Also of layers that see another number of places than there are tokens, as those of an encoder or a prefix."""
-
-    def forward(m: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        x, y = batch
-        return m.head(m.encoder(x).tanh().mean(1, keepdim=True) + m.decoder(x[:, :2]).tanh()), y
-
-    parts = {"encoder": 4, "decoder": 4, "head": CLASSES}
-    model = built(lambda: Wired(lambda m, x: x, **{name: nn.Linear(4, size) for name, size in parts.items()}))
-    x, _ = images(12, 5, 4)
-    y = torch.randint(CLASSES, (12, 2), generator=torch.Generator().manual_seed(0))
-    y[3] = y[7] = -100
-    y[5, 0] = -100
-    some = [n for n in range(12) if n not in (3, 7)]
-    found, expected = (
-        kronecker_fisher(model, [(x[n], y[n])], forward=forward, progress=False).factors
-        for n in (list(range(12)), some)
-    )
-    assert list(found) == list(parts)
-    for layer, f in expected.items():
-        oracles.assert_close({"a": found[layer].a, "g": found[layer].g}, {"a": f.a, "g": f.g}, 1e-12)
-
-
 @pytest.mark.filterwarnings("ignore:torch.func.vmap cannot")
 @pytest.mark.parametrize("last", [0.0, 1.0])
 @pytest.mark.parametrize("estimator", ["exact", "empirical"])
@@ -557,3 +534,110 @@ def test_images_that_use_frozen_weights_alone(estimator: Any, last: float) -> No
     for name, f in oracles.fisher(copy.deepcopy(model), x[some], y[some].tolist(), estimator).items():
         expected[name] = f * some.sum() / len(x)
     oracles.assert_close(diagonal_fisher(model, [(x, y)], estimator, progress=False), expected, 1e-10)
+
+
+class WithToken(nn.Module):
+    """A parameter that the pass at hand does not use, beside batch norm whose statistics are not those of the data."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES)
+        self.token, self.answer = nn.Parameter(torch.zeros(4)), answer
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.head(self.norm(self.body(x)).tanh())
+        return self.answer(logits) if self.training else logits
+
+
+@pytest.mark.parametrize("answer", [lambda z: z, lambda z: (z, z), lambda z: {"logits": z}], ids=["z", "tuple", "dict"])
+def test_the_look_at_train_mode_leaves_no_trace(answer: Any) -> None:
+    """It once moved the statistics of batch norm inside the owner of an unused parameter, and knew only tensors."""
+    x, y = images(32, 4)
+    right(built(lambda: WithToken(answer)), x, y)
+
+
+def test_the_proof_of_vmap_stacks_no_vectors() -> None:
+    """With a thousand classes they would be a thousand times the logits."""
+    model = built(
+        lambda: Wired(lambda m, x: m.scale * m.head(x), head=nn.Linear(4, 60), scale=nn.Parameter(torch.ones(())))
+    )
+    x, y = images(40, 4)
+    with oracles.Watch() as watch:
+        diagonal_fisher(model, [(x, y)], progress=False)
+    assert watch.largest < 10 * 40 * 60
+
+
+def changed(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    """A small model, of which attributes of one layer are set by hand."""
+
+    def build() -> nn.Module:
+        first = nn.Embedding(20, 6) if name == "words" else nn.Conv2d(1, 2, 3)
+        middle = nn.Flatten(0, 0) if name == "words" else nn.AdaptiveAvgPool2d(1)
+        model = Wired(
+            lambda m, x: m.head(m.middle(m.first(x)).flatten(1).tanh()), first=first, middle=middle,
+            head=nn.Linear(30 if name == "words" else 2, CLASSES),
+        )  # fmt: skip
+        for key, value in settings.items():
+            setattr(model.head if name == "head" else model.first, key, value)
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        changed("head", weight=nn.Parameter(torch.randn(4, 2)), bias=nn.Parameter(torch.randn(4))),
+        changed("head", weight=nn.Parameter(torch.randn(6, 2)), bias=nn.Parameter(torch.randn(6))),
+        changed("words", weight=nn.Parameter(torch.randn(30, 6)), embedding_dim=3, num_embeddings=2),
+        changed("convolution", weight=nn.Parameter(torch.randn(2, 1, 2, 2)), out_channels=7),
+        changed("convolution", stride=2),
+        changed("convolution", stride=(2,), padding=1, dilation=(1,)),
+    ],
+    ids=["4 classes of 3", "6 classes of 3", "words", "kernel", "stride", "one number for all"],
+)
+def test_a_weight_that_was_replaced_by_hand_has_the_shape_that_it_has(build: Any) -> None:
+    """As where a head grows, and `out_features` is not told; PyTorch itself looks at the weight alone."""
+    model = built(build)
+    x, y = tokens(16) if isinstance(model.first, nn.Embedding) else images(16, 1, 6, 6)
+    right(model, x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kronecker_fisher(model, [(x, y)], progress=False)
+
+
+def test_long_sums_of_factors_in_single_precision_keep_their_digits() -> None:
+    """A million places of a small convolution; and many batches that cannot be joined."""
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(28), nn.Flatten(), nn.Linear(2, 2))
+    x, y = torch.rand(1, 1, 30, 30).repeat(1024, 1, 1, 1), torch.zeros(1024, dtype=torch.int64)
+    linear, rows = nn.Linear(2, 2), torch.randn(1, 2)
+    for model, batches in ((small, [(x, y)]), (linear, [(rows, y[:1], k % 2) for k in range(2000)])):
+        one = batches[0][0][:1].double(), y[:1]
+        expected = kronecker_fisher(copy.deepcopy(model).double(), [one], "empirical", progress=False).factors
+        found = kronecker_fisher(
+            model, batches, "empirical", forward=lambda m, b: (m(b[0]), b[1]), progress=False
+        ).factors
+        for name, (a, g, _) in expected.items():
+            oracles.assert_close({"A": found[name].a, "G": found[name].g}, {"A": a, "G": g}, 1e-5)
+
+
+def test_a_sequence_without_a_label_is_no_sample_of_any_layer() -> None:
+    """Nor of a layer that sees it as a whole; whatever batch it comes in."""
+    model = built(
+        lambda: Wired(
+            lambda m, x: m.head((m.words(x) + m.context(x.mean(1))[:, None]).tanh()),
+            words=nn.Linear(4, 5), context=nn.Linear(4, 5), head=nn.Linear(5, CLASSES),
+        )
+    )  # fmt: skip
+    x, _ = images(6, 3, 4)
+    y = torch.randint(CLASSES, (6, 3)).index_fill_(0, torch.arange(3, 6), -100)
+    y[0, 1] = -100
+    found, expected = (kronecker_fisher(model, [(x[:n], y[:n])], "empirical", progress=False) for n in (6, 3))
+    for name, (a, g, _) in expected.factors.items():
+        oracles.assert_close({"A": found.factors[name].a, "G": found.factors[name].g}, {"A": a, "G": g}, 1e-12)
+
+
+def test_an_embedding_that_nobody_calls() -> None:
+    x, y = images(16, 4)
+    right(built(lambda: Wired(lambda m, x: m.head(x), head=nn.Linear(4, CLASSES), words=nn.Embedding(5, 3))), x, y)

@@ -257,6 +257,13 @@ def test_who_stops_at_a_frozen_layer_is_warned():
     assert "freeze" not in str(examine(exact))
 
 
+@pytest.mark.parametrize("form", [list, lambda parts: torch.cat([f.flatten() for f in parts])])
+def test_f_in_order_may_leave_frozen_parameters_out(form):
+    report = examine(lambda model, batches: form(list(diagonal_fisher(model, batches, "empirical").values())))
+    assert report.findings == []
+    assert report.notes == ["It is the empirical F, of the true labels."]
+
+
 def test_where_batch_norm_cannot_be_asked():
     report = examine(train_mode)
     assert [finding.mistake for finding in report.findings] == [MISTAKES["leaves_a_trace"], MISTAKES["drops_out"]]
@@ -539,6 +546,15 @@ def string(theta, anchor, fisher, importance):
 def no_methods(importance):
     return {}
 
+def arrays(model, batches):
+    return {name: p.detach().numpy() for name, p in model.named_parameters()}
+
+def asserts(model, batches):
+    assert False
+
+def anything(*arguments):
+    return {}
+
 number = 3
 """
 
@@ -565,18 +581,21 @@ def test_exit_codes(module, capsys):
     ("name", "words"),
     [
         ("patient:raises", "it stops with RuntimeError: no GPU here (patient.py, line 12)"),
-        ("patient:three", "it must be given 3 arguments"),
+        ("patient:three", "Wrap yours in one of these\n"),
         ("patient:nothing", "it returns NoneType: expected a tensor for each parameter"),
         ("patient:renamed", "it returns F of module.hidden1.weight"),
         ("patient:transposed", "F of hidden1.weight has shape (784, 16), the parameter (16, 784)"),
         ("patient:not_finite", "F is not finite"),
+        ("patient:arrays", "it returns ndarray in a dict: expected a tensor for each parameter"),
+        ("patient:asserts", "it stops with AssertionError (patient.py, line"),
         ("patient:string", "the penalty is str, not a single number"),
         ("patient:no_methods", "it returns dict, which has no method consolidate"),
         ("patient:number", "it is no function, but int"),
         ("patient:missing", "patient has no 'missing'; it has"),
+        ("patient:anything", "say so with --kind (while consolidating a task"),
         ("absent:right", "there is no module 'absent' here"),
         ("absent.py:right", "there is no file absent.py"),
-        ("patient", "not of the form module:function"),
+        ("patient.py", "not of the form module:function or file.py:function"),
         ("broken:right", "importing broken stops with NameError: name 'oops' is not defined"),
         ("unmet:right", "unmet needs the module 'no_such_package_here'"),
         ("leaving:right", "it stops with SystemExit: 3"),

@@ -640,7 +640,7 @@ def test_new_rows_are_protected_once_they_are_consolidated(structure: Any) -> No
     task = [(batch(2)[0].double(), torch.arange(6) % 5)]
     with pytest.raises(ValueError, match=r"found shape \(5, 4\) \(ewc.grow\(model\) accepts new rows\)"):
         ewc.penalty(new)
-    with pytest.raises(ValueError, match=r"F has shape \(5, 4\)|2 has changed its shape .*; see EWC.grow"):
+    with pytest.raises(ValueError, match=r"2(\.weight)? has changed its shape .*; see EWC.grow"):
         ewc.consolidate(new, task)
     ewc.grow(new)
     ewc.consolidate(new, task)
@@ -890,7 +890,7 @@ def test_a_parameter_that_changed_its_shape_cannot_be_consolidated_again() -> No
     ewc.proximal_step(model, 0.1)
     state = ewc.state_dict()
     model[2] = nn.Linear(4, 5)
-    with pytest.raises(ValueError, match=r"2.weight: F has shape \(5, 4\), but the weights have \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"2\.weight has changed its shape since an earlier task"):
         ewc.consolidate(model, [batch()])
     assert same(ewc, state)
 

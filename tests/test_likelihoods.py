@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from contlearn import EWC, Masked, diagonal_fisher, kronecker_fisher
-from contlearn.likelihoods import Estimator, Likelihood
+from contlearn.likelihoods import Estimator, Likelihood, categorical
 
 N, T, C, K = 5, 3, 3, 3
 LIKELIHOODS: list[Likelihood] = ["categorical", "bernoulli", "gaussian"]
@@ -332,6 +332,18 @@ def test_a_token_that_is_left_out_does_not_matter() -> None:
     assert torch.allclose(found[1]["head.weight"], found[0]["head.weight"], atol=1e-12)
     shorter = diagonal_fisher(model, [(words[:4], labels[:4])], "empirical")
     oracles.assert_close(shorter, found[0], 1e-12)
+
+
+def test_the_exact_expectation_takes_up_to_4096_passes_for_the_tokens_of_an_image() -> None:
+    """One pass fewer for each token than there are classes; classes without tokens have no limit."""
+
+    def passes(*shape: int) -> int:
+        return len(categorical(torch.zeros(1, *shape), None, "exact", 1, None))
+
+    assert passes(64, 65) == 4096
+    assert passes(5000) == 4999
+    with pytest.raises(ValueError, match="each of 64 tokens × 66 classes but one"):
+        passes(64, 66)
 
 
 @pytest.mark.parametrize(

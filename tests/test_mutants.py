@@ -35,7 +35,7 @@ class Mutant:
 
     @property
     def test_file(self) -> str:
-        usual = {"quadratics": "ewc"} | dict.fromkeys(("layers", "per_image", "sweep"), "fisher")
+        usual = {"quadratics": "ewc"} | dict.fromkeys(("layers", "per_image", "refusals", "sweep"), "fisher")
         return self.file or usual.get(self.module, self.module)
 
 
@@ -120,7 +120,7 @@ MUTANTS = {
         "likelihoods",
     ),
     "1 − p is a difference": Mutant(
-        "likelihoods", "_precise(-outputs).sigmoid()", "1 - _precise(outputs).sigmoid()", "sure_model", "likelihoods"
+        "likelihoods", "precise(-outputs).sigmoid()", "1 - precise(outputs).sigmoid()", "sure_model", "likelihoods"
     ),
     "bytes are compared with −100": Mutant(
         "likelihoods", "labels.long() != _LEFT_OUT", "labels != _LEFT_OUT", "in_bytes", "likelihoods"
@@ -147,12 +147,10 @@ MUTANTS = {
         "sweep", "if self._add_up(totals, truth, sums):", "if True:", "right_for_all_images", "adversaries"
     ),
     "adapters may merge": Mutant(
-        "sweep", "self._refuse_merged(hidden, step.batch)", "pass", "training_alone", "adversaries"
+        "refusals", "_refuse_merged(classifier, hidden, batch)\n    before", "before", "training_alone", "adversaries"
     ),
     "adapters stay merged": Mutant("models", "model.train(before[model])", "pass", "training_alone", "adversaries"),
-    "gradients may be clipped": Mutant(
-        "sweep", "self._refuse_bent_gradients(step)\n", "pass\n", "clipped", "adversaries"
-    ),
+    "gradients may be clipped": Mutant("sweep", "refuse_bent_gradients(step)\n", "pass\n", "clipped", "adversaries"),
     "an empty tensor makes all proofs coarse": Mutant(
         "sweep", " and each.numel() > 0", "", "scales_its_output", "fisher"
     ),
@@ -224,7 +222,7 @@ MUTANTS = {
         "layers", "total[end:, start:end] = total[start:end, end:].T", "pass", "wide", "kronecker"
     ),
     "a closed form off by a tenth is trusted": Mutant(
-        "layers", "return float(torch.finfo(dtype).eps ** 0.5)", "return 0.3", "scales_its_output"
+        "per_image", "return float(torch.finfo(dtype).eps ** 0.5)", "return 0.3", "scales_its_output"
     ),
     "rows that are not images are trusted": Mutant(
         "layers",
@@ -237,7 +235,7 @@ MUTANTS = {
         "sweep", "self._distrust(step, self._mixing_layers(step))", "pass", "exchanged"
     ),
     "what logits add up to, instead of each": Mutant(
-        "sweep", "v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])", "v[n] = 1", "add_up_to_nothing"
+        "refusals", "v[n] = torch.linspace(1, 2, v[n].numel()).view_as(v[n])", "v[n] = 1", "add_up_to_nothing"
     ),
     "a layer that autograd does not reach is believed": Mutant(
         "layers",
@@ -252,8 +250,8 @@ MUTANTS = {
     "vmap is believed": Mutant("sweep", "if differs(n) and any(", "if False and any(", "vmap_is_compared"),
     "images are not compared with themselves elsewhere": Mutant(
         "sweep",
-        "if not self._agree(logits, step.logits[images], step.vectors.says[images]):",
-        "if False:",
+        "self._compare(logits, step.logits[images], step.vectors.says[images], MIXED)",
+        "pass",
         "without_a_derivative",
     ),
     "classes do not count in the memory": Mutant(
@@ -342,8 +340,8 @@ MUTANTS = {
     ),
     "both factors averaged over the places of a convolution": Mutant(
         "fisher",
-        "ranks.total(a).div_(count)),",
-        "ranks.total(a).div_(sum(ranks.gathered(places)))),",
+        """ranks.total(sums[f"{name} A"]).div_(count)),""",
+        """ranks.total(sums[f"{name} A"]).div_(sum(ranks.gathered(places[name])))),""",
         "loops and conv2d",
         "kronecker",
     ),

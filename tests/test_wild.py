@@ -100,6 +100,20 @@ def test_the_clip_holds_something_back(model, data):
     assert free.max() > 1e-3
 
 
+def test_drawn_labels_of_a_batch_are_those_of_the_generator(model, data):
+    """And the squares are those of the drawn labels, taken for the true ones."""
+    x, y = data[0][:8], data[1][:8]
+    found, again, other = (
+        importances("FACIL", model, [(x, y)], "sample", torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+    )
+    drawn = torch.multinomial(model(x).softmax(1), 1, generator=torch.Generator().manual_seed(5))[:, 0]
+    assert torch.equal(vector(found), vector(again))
+    assert not torch.allclose(vector(found), vector(other), rtol=1e-3)
+    assert torch.allclose(vector(found), vector(importances("FACIL", model, [(x, drawn)], "true")), rtol=1e-9)
+    with pytest.raises(ValueError, match="labels='all': expected one of 'sample', 'true', 'predicted' with FACIL"):
+        importances("FACIL", model, [(x, y)], "all")
+
+
 def test_closed_forms_take_their_place(model, data):
     """The experiment measures three codes with `diagonal_fisher`, which is the same and faster."""
     for code, estimator in {"ewc.pytorch": "predicted", "pytorch-ewc": "empirical", "van de Ven": "exact"}.items():
@@ -225,7 +239,7 @@ def test_trainings_between_two_codes(code, to, size, model, data, table):
         ("ContinualAI introduction", {}, "one sum of the mean gradients of batches of 256"),
         ("Overcoming-Catastrophic-forgetting", {"batch_size": 100}, "each image meets every label"),
         ("HAT", {"to": "Avalanche", "to_batch_size": 64}, "no equivalent in Avalanche"),
-        ("van de Ven", {"images": 100, "to": "Mammoth"}, "no equivalent in Mammoth"),
+        ("van de Ven", {"images": 100, "to": "Mammoth"}, "; Mammoth squares the gradient of each image"),
     ],
 )
 def test_no_equivalent(code, options, words):
@@ -273,6 +287,8 @@ def test_sentences():
         ((1, "van de Ven"), {"images": 1}, "images=1: expected a whole number, 2 or more"),
         ((1, "HAT"), {"batch_size": 64}, "batch_size=64: HAT always takes batches of 20"),
         ((1, "van de Ven"), {"images": 9, "labels": "best"}, "labels='best': expected one of 'all'"),
+        ((1, "FACIL"), {"batch_size": 9, "labels": "weighted"}, "expected one of 'sample', 'true', 'predicted' with"),
+        ((1, "Neuromatch W3D4"), {"labels": "predicted"}, "labels='predicted': expected one of 'true' with"),
         ((1, "Avalanche"), {"batch_size": 9, "to": "Avalance"}, "code='Avalance'"),
     ],
 )
