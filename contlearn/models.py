@@ -106,20 +106,29 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """In `eval()` mode; afterwards in the modes and with the buffers from before, even if `forward` updates some.
 
-    With their other attributes, too: a length that a buffer was made for has to go back together with that buffer.
+    With their other attributes, too: a length that a buffer was made for has to go back together with that buffer. Not
+    so where weights were written to: they stay, and what is noted of them has to stay with them.
     """
     attributes = [(vars(m), dict(vars(m))) for m in model.modules()]
+    sums = _sums(model)
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     try:
         with mode(model, training=False):  # dropout off, batch-norm statistics neither taken from the batch nor changed
             yield
     finally:
-        for own, before in attributes:
-            own.update(before)
+        if _sums(model) == sums:
+            for own, before in attributes:
+                own.update(before)
         for module, name, buffer, value in buffers:
             module._buffers[name] = buffer
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
+
+
+def _sums(model: nn.Module) -> list[float]:
+    """Of each parameter: if its numbers change, so does their sum."""
+    real = (torch.view_as_real(p) if p.is_complex() else p for p in model.parameters())
+    return [float(p.detach().sum(dtype=torch.float64)) for p in real]
 
 
 def check_logits(logits: Any, images: int) -> None:

@@ -641,3 +641,28 @@ def test_a_sequence_without_a_label_is_no_sample_of_any_layer() -> None:
 def test_an_embedding_that_nobody_calls() -> None:
     x, y = images(16, 4)
     right(built(lambda: Wired(lambda m, x: m.head(x), head=nn.Linear(4, CLASSES), words=nn.Embedding(5, 3))), x, y)
+
+
+class Halving(nn.Linear):
+    """Weights that the first pass in `eval()` halves, and the first in `train()` doubles, as those of RWKV's layers."""
+
+    def __init__(self, data: bool) -> None:
+        super().__init__(4, CLASSES)
+        self.data, self.halved = data, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.halved == self.training:
+            with torch.no_grad():
+                (self.weight.data if self.data else self.weight).mul_(2 if self.halved else 0.5)
+            self.halved = not self.halved
+        return super().forward(2 * x if self.halved else x)
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_what_is_noted_of_weights_that_were_written_to_stays(data: bool) -> None:
+    model = built(lambda: Halving(data)).train()
+    x, y = images(16, 4)
+    expected = model(x)
+    for _ in range(2):
+        diagonal_fisher(model, [(x, y)], progress=False)
+        assert torch.equal(model(x), expected)
