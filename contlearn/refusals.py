@@ -107,7 +107,8 @@ def refuse_bent_gradients(step: "Step") -> None:
     once, turned = (gradients(logits, sweep.trainable, factor * v) for factor in (1, -4))
     straight = same({n: -4 * g for n, g in once.items() if g is not None}, turned, sweep.coarsest)
     for layer, g in step.backward(step.layers, -4 * step.v).items():
-        straight &= bool((g + 4 * step.first[layer]).abs().max() <= tolerance(sweep.coarsest) * g.abs().max())
+        rounding = tolerance(sweep.coarsest) * g.abs().max() + torch.finfo(g.dtype).tiny  # below, digits are missing
+        straight &= bool((g + 4 * step.first[layer]).abs().max() <= rounding)
     if not straight:
         raise ValueError(
             "gradients are changed on their way back, by a hook or a function that clips them or is not linear in "
@@ -152,7 +153,8 @@ def _refuse_merged(classifier: Classifier, hidden: Mapping[str, Tensor], batch: 
     try:
         for module in owners:
             module.train()
-        logits = functional_call(classifier, copies, (batch.value(),))[0]
+        with torch.random.fork_rng(devices=[d for d in {p.device for p in hidden.values()} if d.type == "cuda"]):
+            logits = functional_call(classifier, copies, (batch.value(),))[0]  # with dropout, which draws numbers
         _, used, _ = connected([], logits, batch.images, hidden)
     except Exception:  # what does not run in train(), or returns a tuple there, does not hide in eval()
         return

@@ -666,3 +666,69 @@ def test_what_is_noted_of_weights_that_were_written_to_stays(data: bool) -> None
     for _ in range(2):
         diagonal_fisher(model, [(x, y)], progress=False)
         assert torch.equal(model(x), expected)
+
+
+class Switching(nn.Module):
+    """It exchanges a part of itself and adds a hook, once, and notes both: as BigBird for short texts, and Whisper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.hooked = nn.Sequential(nn.Linear(4, 4)), "long", False
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "long" and len(x) > 3:
+            self.body, self.kind = nn.Sequential(self.body[0], nn.Tanh()), "short"
+        if not self.hooked:
+            self.body[0].register_forward_hook(lambda _, args, z: 2 * z)
+            self.hooked = True
+        if len(x) > 3 and self.kind != "short":
+            raise RuntimeError("these do not go together")
+        self.seen.append(len(x))
+        self.last = len(x)
+        return self.body(x)
+
+
+def test_parts_and_hooks_that_forward_exchanges_go_back() -> None:
+    model = built(lambda: nn.Sequential(Switching(), nn.Linear(4, CLASSES)))
+    x, y = images(16, 4)
+    body, untouched = model[0].body, copy.deepcopy(model)
+    for _ in range(2):
+        diagonal_fisher(model, [(x, y)], progress=False)
+        assert (model[0].body, model[0].kind, model[0].hooked, model[0].seen) == (body, "long", False, [])
+        assert not hasattr(model[0], "last")
+        assert not body[0]._forward_hooks
+    assert torch.equal(model(x), untouched(x))
+
+
+class Idle(nn.Sequential):
+    """With a parameter that it does not use."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__(*parts)
+        self.idle = nn.Parameter(torch.zeros(2))
+
+
+def test_the_look_at_train_mode_draws_no_random_numbers() -> None:
+    """Dropout is on in it."""
+    model = built(lambda: nn.Sequential(Idle(nn.Linear(4, 5), nn.Dropout(0.5)), nn.Linear(5, CLASSES)))
+    before = torch.get_rng_state()
+    right(model, *images(16, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_gradients_so_small_that_they_lack_digits_are_not_called_bent() -> None:
+    """As those of the first layers of MobileViT before it has learned anything."""
+    torch.manual_seed(0)
+    model = Wired(
+        lambda m, x: m.head(m.b(2e-43 * m.a(x).tanh()).tanh() + x),
+        a=nn.Linear(4, 4), b=nn.Linear(4, 4), head=nn.Linear(4, CLASSES),
+    )  # fmt: skip
+    x, y = images(32, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = diagonal_fisher(model, [(x.float(), y)], progress=False)
+    expected = oracles.fisher(copy.deepcopy(model).double(), x.float().double(), y.tolist(), "exact")
+    for name in ("a.weight", "a.bias", "b.weight"):
+        assert not found.pop(name).any()
+    oracles.assert_close(found, {name: expected[name] for name in found}, 1e-5)
