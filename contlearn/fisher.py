@@ -63,9 +63,10 @@ def diagonal_fisher(
             outputs (N, …); each row from its own input alone.
         loader: yields (inputs, labels), or whatever `forward` takes. Labels are integers (N,), or (N, T); −100 leaves
             an image, or a token, out. Targets of the other likelihoods have the outputs' shape. Apart from −100, only
-            `"empirical"` looks at their values. How images are grouped into batches changes nothing in the result, but
-            perhaps the draws of `"sample"`: small ones are joined, so what differs between them, such as the task,
-            belongs into the batch, not into the model.
+            `"empirical"` looks at their values. Label t is what the logits at t predict: of a language model whose
+            labels are its inputs, let `forward` return `logits[:, :-1]` and `labels[:, 1:]`. How images are grouped
+            into batches changes nothing in the result, but perhaps the draws of `"sample"`: small ones are joined, so
+            what differs between them, such as the task, belongs into the batch, not into the model.
         estimator: `"exact"`, `"sample"`, `"empirical"` or `"predicted"`.
         likelihood: `"categorical"` (softmax), `"bernoulli"` (a sigmoid for each output) or `"gaussian"` (variance 1).
         forward: how a batch is put into the model: takes model and batch, returns outputs and labels, or None for

@@ -104,16 +104,38 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """In `eval()` mode; afterwards in the modes and with the buffers from before, even if `forward` updates some."""
+    """In `eval()` mode; afterwards in the modes and with the buffers from before, even if `forward` updates some.
+
+    With their other attributes, too, and the dictionaries and lists among them: a length that a buffer was made for has
+    to go back together with that buffer, a mark that hooks were added together with the hooks. Not so where weights
+    were written to: they stay, and what is noted of them has to stay with them.
+    """
+    attributes = [vars(m) for m in model.modules()]
+    held = [each for own in attributes for each in own.values() if type(each) in (dict, OrderedDict, list)]
+    kept: list[tuple[Any, Any]] = [(each, each.copy()) for each in (*attributes, *held)]
+    sums = _sums(model)
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     try:
         with mode(model, training=False):  # dropout off, batch-norm statistics neither taken from the batch nor changed
             yield
     finally:
+        for now, before in kept if _sums(model) == sums else []:
+            if isinstance(now, list):
+                now[:] = before
+            else:
+                now.update(before)
+                for name in now.keys() - before.keys():
+                    del now[name]
         for module, name, buffer, value in buffers:
             module._buffers[name] = buffer
             if not torch.equal(buffer, value):
                 buffer.resize_(value.shape).copy_(value)  # for quantisation they grow with the first batch
+
+
+def _sums(model: nn.Module) -> list[float]:
+    """Of each parameter: if its numbers change, so does their sum."""
+    real = (torch.view_as_real(p) if p.is_complex() else p for p in model.parameters())
+    return [float(p.detach().sum(dtype=torch.float64)) for p in real]
 
 
 def check_logits(logits: Any, images: int) -> None:

@@ -43,6 +43,7 @@ class Batch:
         if not sizes:
             raise TypeError(
                 f"the loader must yield tensors, in tuples, lists or dictionaries, got {type(value).__name__}"
+                + (": give (dict(batch) for batch in loader)" if isinstance(value, Mapping) else "")
             )
         parts = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == sizes[0] for leaf in leaves]
         if any(part and leaf.layout is not torch.strided for leaf, part in zip(leaves, parts, strict=True)):
@@ -126,6 +127,8 @@ class Classifier(nn.Module):
 
 def gradients(logits: Tensor, parameters: Mapping[str, Tensor], v: Tensor) -> dict[str, Tensor | None]:
     """∂(v · logits)/∂θ, the score, eq. (4.1), for v = ∂ log p / ∂z; None where no path leads to θ."""
+    if not logits.requires_grad:  # an image may use frozen weights alone
+        return dict.fromkeys(parameters)
     found = torch.autograd.grad(logits, list(parameters.values()), v, retain_graph=True, allow_unused=True)
     # that of an embedding with `sparse=True` is sparse
     dense = [g.to_dense() if g is not None and g.layout is torch.sparse_coo else g for g in found]

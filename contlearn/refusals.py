@@ -32,8 +32,8 @@ MOVED = (
     "then measure; what differs between batches belongs into the batch"
 )
 SET_BY_LOADER = (
-    "the loader changes the model between two batches, but small batches are joined before the model sees them: put what "
-    "differs, such as the number of the task, into the batch, and let forward take it from there"
+    "the loader changes the model between two batches, but small batches are joined before the model sees them: put "
+    "what differs, such as the number of the task, into the batch, and let forward take it from there"
 )
 
 
@@ -118,7 +118,8 @@ def refuse_bent_gradients(step: "Step") -> None:
     once, turned = (gradients(logits, sweep.trainable, factor * v) for factor in (1, -4))
     straight = same({n: -4 * g for n, g in once.items() if g is not None}, turned, sweep.coarsest)
     for layer, g in step.backward(step.layers, -4 * step.v).items():
-        straight &= bool((g + 4 * step.first[layer]).abs().max() <= tolerance(sweep.coarsest) * g.abs().max())
+        rounding = tolerance(sweep.coarsest) * g.abs().max() + torch.finfo(g.dtype).tiny  # below, digits are missing
+        straight &= bool((g + 4 * step.first[layer]).abs().max() <= rounding)
     if not straight:
         raise ValueError(
             "gradients are changed on their way back, by a hook or a function that clips them or is not linear in "

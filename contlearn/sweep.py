@@ -198,7 +198,9 @@ class Sweep:
                 with Allocations() as watch:
                     logits = self._logits(batch[:1])[0]
             except ValueError as error:  # batch norm in one image alone finds nothing to normalise by
-                raise ValueError(MIXED) if "more than 1 value per channel" in str(error) else error
+                if "more than 1 value per channel" in str(error):
+                    raise ValueError(MIXED) from error
+                raise
             self.coarsest = max(self.coarsest, watch.coarsest, key=lambda dtype: torch.finfo(dtype).eps)
             numbers = watch.numbers + sum(layer.numbers for layer in self.layers) + 4 * logits.numel()
             self.sizes[key] = max(1, min(2048, _BUDGET // max(1, numbers)))
@@ -222,7 +224,8 @@ class Sweep:
             raise ValueError("forward changes its inputs in place, so that no image can be looked at twice: clone them")
         if not isinstance(logits, Tensor) or logits.ndim == 0 or len(logits) != batch.images:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model must return logits of shape ({batch.images}, classes), got {found}")
+            inside = ": take its .logits, in forward" if hasattr(logits, "logits") else ""
+            raise ValueError(f"the model must return logits of shape ({batch.images}, classes), got {found}{inside}")
         return logits, labels
 
     def _step(self, batch: Batch) -> Step | None:
@@ -280,6 +283,12 @@ class Sweep:
         """The logits of some of the images in a batch of their own, which must be those that they have in this one."""
         logits = self.classifier.quietly(step.batch.take(images))
         images = images.to(logits.device)
+        if logits.shape[1:] != step.logits.shape[1:]:
+            raise ValueError(
+                f"an image has logits of shape {tuple(step.logits.shape[1:])}, but {tuple(logits.shape[1:])} among "
+                "fewer images: they must not depend on the others of its batch, so compare no image with another, "
+                "and leave padding in place, or take off as much whatever the batch"
+            )
         self._compare(logits, step.logits[images], step.vectors.says[images], MIXED)
         return logits
 

@@ -2,7 +2,9 @@
 
 import copy
 import warnings
+from collections import UserDict
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import oracles
@@ -422,6 +424,118 @@ def test_names_of_files_do_not_make_each_batch_a_kind_of_its_own(monkeypatch: py
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("measure", [diagonal_fisher, kronecker_fisher])
+def test_an_embedding_that_is_not_called(measure: Any) -> None:
+    """As T5's `shared`, whose weight others hold, and DeBERTa's relative positions, which are read off the weight."""
+    x, y = tokens(16)
+    model = built(
+        lambda: Wired(
+            lambda m, x: m.head((m.words(x) + m.places.weight[: x.shape[1]]).tanh().flatten(1)),
+            shared=nn.Embedding(20, 4), words=nn.Embedding(20, 4), places=nn.Embedding(9, 4), idle=nn.Embedding(3, 2),
+            head=nn.Linear(20, CLASSES),
+        )
+    )  # fmt: skip
+    model.words.weight = model.shared.weight
+    found = measure(model, [(x, y)], progress=False)
+    expected = oracles.fisher(copy.deepcopy(model), x, y.tolist(), "exact")
+    if measure is kronecker_fisher:
+        assert list(found.factors) == ["head"]
+        found, expected = found.diagonal, {name: f for name, f in expected.items() if "head" not in name}
+    oracles.assert_close(found, expected, 1e-10)
+
+
+class Stretching(nn.Module):
+    """Frequencies that are made anew for the longest input so far, as those of dynamic rotary embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequency", torch.ones(()), persistent=False)
+        self.longest = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > self.longest:
+            self.longest = x.shape[1]
+            self.register_buffer("frequency", 4 / torch.tensor(x.shape[1]).to(x), persistent=False)
+        return (x * self.frequency).sin()
+
+
+def test_what_a_buffer_was_made_for_goes_back_with_it() -> None:
+    model = built(lambda: nn.Sequential(Stretching(), nn.Linear(8, CLASSES)))
+    x, y = images(16, 8)
+    untouched = copy.deepcopy(model)
+    for _ in range(2):
+        right(model, x, y)
+    assert (model[0].longest, float(model[0].frequency)) == (4, 1)
+    assert torch.equal(model(x), untouched(x))
+
+
+def contrastive(m: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    return m["a"](batch[0]) @ m["b"](batch[0]).T, torch.arange(len(batch[0]))
+
+
+def trimmed(m: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    longest = int((batch[0] > 0).sum(1).max())
+    return m["head"](m["words"](batch[0][:, :longest])), batch[0][:, :longest] % CLASSES
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+@pytest.mark.parametrize("forward", [contrastive, trimmed])
+def test_logits_whose_number_depends_on_the_batch(forward: Any, estimator: Any) -> None:
+    """A loss between all images of a batch, and padding that is taken off up to the longest of them."""
+    x, _ = images(8, 4)
+    if forward is trimmed:
+        x, _ = tokens(8)
+        x[1:, 3:] = 0
+    model = built(
+        lambda: nn.ModuleDict(
+            {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "words": nn.Embedding(20, 4), "head": nn.Linear(4, CLASSES)}
+        )
+    )
+    with pytest.raises(ValueError, match=r"logits of shape .* among fewer images.*padding"):
+        diagonal_fisher(model, [(x,)], estimator, forward=lambda m, batch: forward(m, batch), progress=False)
+
+
+def test_what_to_do_with_other_mappings_and_other_outputs() -> None:
+    """As those of Hugging Face's collators and models."""
+    x, y = images(8, 4)
+    model = built(lambda: Wired(lambda m, x: SimpleNamespace(logits=m.head(x)), head=nn.Linear(4, CLASSES)))
+    batch = UserDict(x=x, y=y)
+    with pytest.raises(TypeError, match=r"got UserDict: give \(dict\(batch\) for batch in loader\)"):
+        diagonal_fisher(model, [batch], forward=lambda m, b: (m(b["x"]).logits, b["y"]), progress=False)
+    with pytest.raises(ValueError, match=r"got SimpleNamespace: take its \.logits, in forward"):
+        diagonal_fisher(model, [(x, y)], progress=False)
+    found = diagonal_fisher(
+        model, (dict(b) for b in [batch]), forward=lambda m, b: (m(b["x"]).logits, b["y"]), progress=False
+    )
+    expected = oracles.fisher(model.head, x, y.tolist(), "exact")
+    oracles.assert_close(found, {f"head.{name}": f for name, f in expected.items()}, 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot")
+@pytest.mark.parametrize("last", [0.0, 1.0])
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_images_that_use_frozen_weights_alone(estimator: Any, last: float) -> None:
+    """As rows of a batch that name the adapter they take, or none."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        rows = [m.head(m.a(row[None]).tanh() if row[0] > 0 else row[None].tanh()) for row in x]
+        return torch.cat(rows)
+
+    def make() -> nn.Module:
+        model = Wired(run, a=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))
+        model.head.requires_grad_(False)
+        return model
+
+    model = built(make)
+    x, y = images(24, 4)
+    x[1::2, 0], x[::2, 0], x[-1, 0] = 1, -1, last
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    some = x[:, 0] > 0
+    for name, f in oracles.fisher(copy.deepcopy(model), x[some], y[some].tolist(), estimator).items():
+        expected[name] = f * some.sum() / len(x)
+    oracles.assert_close(diagonal_fisher(model, [(x, y)], estimator, progress=False), expected, 1e-10)
+
+
 class WithToken(nn.Module):
     """A parameter that the pass at hand does not use, beside batch norm whose statistics are not those of the data."""
 
@@ -678,3 +792,94 @@ def test_batch_norm_that_finds_nothing_to_normalise_by_in_one_image() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, CLASSES)).double()
     with pytest.raises(ValueError, match="depend on the other images"):
         diagonal_fisher(model, [(x, y)], progress=False)
+
+
+class Halving(nn.Linear):
+    """Weights that the first pass in `eval()` halves, and the first in `train()` doubles, as those of RWKV's layers."""
+
+    def __init__(self, data: bool) -> None:
+        super().__init__(4, CLASSES)
+        self.data, self.halved = data, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.halved == self.training:
+            with torch.no_grad():
+                (self.weight.data if self.data else self.weight).mul_(2 if self.halved else 0.5)
+            self.halved = not self.halved
+        return super().forward(2 * x if self.halved else x)
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_what_is_noted_of_weights_that_were_written_to_stays(data: bool) -> None:
+    model = built(lambda: Halving(data)).train()
+    x, y = images(16, 4)
+    expected = model(x)
+    for _ in range(2):
+        diagonal_fisher(model, [(x, y)], progress=False)
+        assert torch.equal(model(x), expected)
+
+
+class Switching(nn.Module):
+    """It exchanges a part of itself and adds a hook, once, and notes both: as BigBird for short texts, and Whisper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.hooked = nn.Sequential(nn.Linear(4, 4)), "long", False
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "long" and len(x) > 3:
+            self.body, self.kind = nn.Sequential(self.body[0], nn.Tanh()), "short"
+        if not self.hooked:
+            self.body[0].register_forward_hook(lambda _, args, z: 2 * z)
+            self.hooked = True
+        if len(x) > 3 and self.kind != "short":
+            raise RuntimeError("these do not go together")
+        self.seen.append(len(x))
+        self.last = len(x)
+        return self.body(x)
+
+
+def test_parts_and_hooks_that_forward_exchanges_go_back() -> None:
+    model = built(lambda: nn.Sequential(Switching(), nn.Linear(4, CLASSES)))
+    x, y = images(16, 4)
+    body, untouched = model[0].body, copy.deepcopy(model)
+    for _ in range(2):
+        diagonal_fisher(model, [(x, y)], progress=False)
+        assert (model[0].body, model[0].kind, model[0].hooked, model[0].seen) == (body, "long", False, [])
+        assert not hasattr(model[0], "last")
+        assert not body[0]._forward_hooks
+    assert torch.equal(model(x), untouched(x))
+
+
+class Idle(nn.Sequential):
+    """With a parameter that it does not use."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__(*parts)
+        self.idle = nn.Parameter(torch.zeros(2))
+
+
+def test_the_look_at_train_mode_draws_no_random_numbers() -> None:
+    """Dropout is on in it."""
+    model = built(lambda: nn.Sequential(Idle(nn.Linear(4, 5), nn.Dropout(0.5)), nn.Linear(5, CLASSES)))
+    before = torch.get_rng_state()
+    right(model, *images(16, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_gradients_so_small_that_they_lack_digits_are_not_called_bent() -> None:
+    """As those of the first layers of MobileViT before it has learned anything."""
+    torch.manual_seed(0)
+    model = Wired(
+        lambda m, x: m.head(m.b(2e-43 * m.a(x).tanh()).tanh() + x),
+        a=nn.Linear(4, 4), b=nn.Linear(4, 4), head=nn.Linear(4, CLASSES),
+    )  # fmt: skip
+    x, y = images(32, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = diagonal_fisher(model, [(x.float(), y)], progress=False)
+    expected = oracles.fisher(copy.deepcopy(model).double(), x.float().double(), y.tolist(), "exact")
+    for name in ("a.weight", "a.bias", "b.weight"):
+        assert not found.pop(name).any()
+    oracles.assert_close(found, {name: expected[name] for name in found}, 1e-5)
