@@ -113,13 +113,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     attributes = [vars(m) for m in model.modules()]
     held = [each for own in attributes for each in own.values() if type(each) in (dict, OrderedDict, list)]
     kept: list[tuple[Any, Any]] = [(each, each.copy()) for each in (*attributes, *held)]
-    sums = _sums(model)
+    weights = fingerprint(model)
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     try:
         with mode(model, training=False):  # dropout off, batch-norm statistics neither taken from the batch nor changed
             yield
     finally:
-        for now, before in kept if _sums(model) == sums else []:
+        for now, before in kept if fingerprint(model) == weights else []:
             if isinstance(now, list):
                 now[:] = before
             else:
@@ -132,10 +132,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 buffer.resize_(value.shape).copy_(value)  # for quantisation they grow with the first batch
 
 
-def _sums(model: nn.Module) -> list[float]:
-    """Of each parameter: if its numbers change, so does their sum."""
+def fingerprint(model: nn.Module) -> str:
+    """The sum of each parameter: where its numbers change, so does that."""
     real = (torch.view_as_real(p) if p.is_complex() else p for p in model.parameters())
-    return [float(p.detach().sum(dtype=torch.float64)) for p in real]
+    return repr([float(p.detach().sum(dtype=torch.promote_types(p.dtype, torch.float32))) for p in real])
 
 
 def check_logits(logits: Any, images: int) -> None:

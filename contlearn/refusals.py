@@ -31,6 +31,11 @@ MOVED = (
     "max_norm does, or state that it keeps, or the loader changes the model: run the model once over all the data, "
     "then measure; what differs between batches belongs into the batch"
 )
+WRITTEN = (
+    "forward writes to weights in eval() mode: run the model once as you train it, and measure again. If this comes "
+    "back, its weights differ between train() and eval(), as those of RWKV that rescales its layers, and F would be that of "
+    "weights which you do not train: switch that off"
+)
 SET_BY_LOADER = (
     "the loader changes the model between two batches, but small batches are joined before the model sees them: put "
     "what differs, such as the number of the task, into the batch, and let forward take it from there"

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from contlearn.data import pairs
 from contlearn.layers import Layer, agrees, candidates, connected
 from contlearn.likelihoods import Estimator, Likelihood, Vectors, check_choices, vectors
-from contlearn.models import device_of, undisturbed
+from contlearn.models import device_of, fingerprint, undisturbed
 from contlearn.per_image import (
     Batch,
     Classifier,
@@ -41,6 +41,7 @@ from contlearn.refusals import (
     MIXED,
     MOVED,
     SET_BY_LOADER,
+    WRITTEN,
     refuse_bent_gradients,
     refuse_hidden_parameters,
     refuse_mixing,
@@ -86,7 +87,7 @@ class Step:
 
 
 class Sweep:
-    """Once through a loader: each batch forwards, with proof of what is fast."""
+    """What is known of a model while it goes through a loader: which layers may be believed, and how far."""
 
     def __init__(
         self,
@@ -135,6 +136,7 @@ class Sweep:
                 leave=False,
             ) as bar,
         ):
+            weights = fingerprint(self.model)
             first: tuple[Batch, Tensor, Tensor] | None = None  # some images, their logits, and which of these matter
             for batch in self._regrouped(self._stream(loader, device, bar)):
                 step = self._step(batch)
@@ -144,6 +146,9 @@ class Sweep:
             if first is not None:
                 with torch.no_grad():
                     self._compare(self.classifier.quietly(first[0]), *first[1:], MOVED)
+            shortened = any(getattr(module, "max_norm", None) for module in self.model.modules())
+            if weights != fingerprint(self.model) and not shortened:
+                raise ValueError(WRITTEN)
 
     def _stream(self, loader: Iterable[Any], device: torch.device, bar: Any) -> Iterator[Batch]:
         empty = True

@@ -810,12 +810,14 @@ class Halving(nn.Linear):
 
 
 @pytest.mark.parametrize("data", [False, True])
-def test_what_is_noted_of_weights_that_were_written_to_stays(data: bool) -> None:
+def test_weights_that_differ_between_train_and_eval_have_no_f(data: bool) -> None:
+    """And what the model notes of them stays with them."""
     model = built(lambda: Halving(data)).train()
     x, y = images(16, 4)
     expected = model(x)
     for _ in range(2):
-        diagonal_fisher(model, [(x, y)], progress=False)
+        with pytest.raises(ValueError, match="its weights differ between train"):
+            diagonal_fisher(model, [(x, y)], progress=False)
         assert torch.equal(model(x), expected)
 
 
