@@ -33,8 +33,8 @@ MOVED = (
 )
 WRITTEN = (
     "forward writes to weights in eval() mode: run the model once as you train it, and measure again. If this comes "
-    "back, its weights differ between train() and eval(), as those of RWKV that rescales its layers, and F would be that of "
-    "weights which you do not train: switch that off"
+    "back, its weights differ between train() and eval(), as those of RWKV that rescales its layers, and F would be "
+    "that of weights which you do not train: switch that off"
 )
 SET_BY_LOADER = (
     "the loader changes the model between two batches, but small batches are joined before the model sees them: put "
