@@ -81,16 +81,17 @@ def diagonal_fisher(
         A tensor for each trainable parameter, keyed and shaped like `model.named_parameters()` (of `DataParallel`, like
         those of the module in it), float32 (float64 for a float64 model; of complex parameters |∂/∂θ|², real),
         detached, on the model's device. Frozen parameters (`requires_grad=False`) are left out. The model is evaluated
-        in `eval()` mode; its mode, buffers and gradients are left as they were found. A compiled model is run
-        uncompiled.
+        in `eval()` mode; its mode, buffers and gradients are left as they were found, and what it notes of itself. A
+        compiled model is run uncompiled.
 
     Raises:
         ValueError: unknown estimator or likelihood, empty loader, nothing trainable, a model in shards, ranks that hold
             different weights, a single logit, `"exact"` where the tokens, or the outputs, of an image need more than
             4,096 backward passes (classes alone may be as many as you have time for), outputs and labels that do not
             fit together, images of a batch that change each other's logits, logits that depend on a trainable parameter
-            which no gradient reaches, parameters that take part in `train()` mode alone (adapters that merge), or, for
-            `"exact"`, gradients that are clipped on their way back; or it is called under `torch.inference_mode()`.
+            which no gradient reaches, parameters that take part in `train()` mode alone (adapters that merge), weights
+            or state that `forward`, or the loader, changes meanwhile, or, for `"exact"`, gradients that are clipped on
+            their way back; or it is called under `torch.inference_mode()`.
         TypeError: the loader yields no tensors or, without `forward`, no pairs of them.
         FloatingPointError: an output, or F, is NaN or infinite. (A logit of −∞, a class that is masked out, is fine.)
             In single precision, gradients below 1e-19 lose digits when they are squared, and vanish below 1e-22.
