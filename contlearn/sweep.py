@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from operator import length_hint
 from typing import Any
 
@@ -169,10 +170,12 @@ class Sweep:
         """The same images in groups that fit the budget: small batches joined where they fit, large ones cut."""
         held: Batch | None = None  # small batches, copied one behind the other: a loader may fill its memory again
         filled = size = 0
-        before: list[Any] = []
-        for batch in stream:
-            if held is not None and not _identical(self._kept(), before):
+        before: tuple[list[Any], list[int]] = [], []
+        for batch in chain(stream, [None]):
+            if held is not None and not _unchanged(before, self._kept()):
                 raise ValueError(SET_BY_LOADER)
+            if batch is None:
+                break
             if held is not None and not (held.fits(batch) and filled + batch.images <= size):
                 yield held[:filled]
                 held = None
@@ -189,11 +192,11 @@ class Sweep:
         if held is not None:
             yield held[:filled]
 
-    def _kept(self) -> list[Any]:
-        """All that the model holds, of tensors also which writing it is, for a loader may set something there."""
+    def _kept(self) -> tuple[list[Any], list[int]]:
+        """All that the model holds, and how often its tensors were written to: a loader may set something there."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        written = [0 if each.is_inference() else each._version for each in tensors]
-        return [*tensors, *written, *(value for module in self.model.modules() for value in vars(module).values())]
+        values = [value for module in self.model.modules() for value in vars(module).values()]
+        return [*tensors, *values], [each._version for each in tensors if not each.is_inference()]
 
     def _images_at_once(self, batch: Batch) -> int:
         """As many as fit the budget with activations, patches and gradients; counted on one image."""
@@ -452,8 +455,9 @@ def _plain_kernels(recurrent: bool) -> Iterator[None]:
         yield
 
 
-def _identical(values: list[Any], others: list[Any]) -> bool:
-    return len(values) == len(others) and all(map(operator.is_, values, others))
+def _unchanged(before: tuple[list[Any], list[int]], now: tuple[list[Any], list[int]]) -> bool:
+    """Whether the same objects are there, written to as often."""
+    return len(before[0]) == len(now[0]) and all(map(operator.is_, before[0], now[0])) and before[1] == now[1]
 
 
 def _generator() -> torch.Generator:

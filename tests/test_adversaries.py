@@ -778,13 +778,22 @@ def test_a_loader_that_tells_the_model_which_task_comes() -> None:
         )
     )
 
-    def loader(size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for k in range(2):
+    def loader(tasks: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for k in range(tasks):
             heads.task = k
-            yield x[k * size : (k + 1) * size], y[k * size : (k + 1) * size]
+            yield x[16 * k : 16 * k + 16], y[16 * k : 16 * k + 16]
+        heads.task = 1
 
-    with pytest.raises(ValueError, match=r"the loader changes the model .* number of the task, into the batch"):
-        diagonal_fisher(heads, loader(16), progress=False)
+    for tasks in (2, 1):
+        with pytest.raises(ValueError, match=r"the loader changes the model .* number of the task, into the batch"):
+            diagonal_fisher(heads, loader(tasks), progress=False)
+    heads.task = 0
+    for p in heads.parameters():
+        for _ in range(1000):  # as training does
+            p.data.mul_(1)
+            p.detach().mul_(1)
+    found = diagonal_fisher(heads, list(zip(x.split(4), y.split(4), strict=True)), progress=False)
+    oracles.assert_close(found, diagonal_fisher(heads, [(x, y)], progress=False), 1e-10)
 
 
 def test_batch_norm_that_finds_nothing_to_normalise_by_in_one_image() -> None:
