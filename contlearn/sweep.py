@@ -421,7 +421,7 @@ class Allocations(TorchDispatchMode):
         self.numbers, self.coarsest = 0, torch.float64
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # to say yes, as by default, would import the whole of it: 70 MiB, a second
+    def _should_skip_dynamo(cls) -> bool:  # yes, as by default, would import the whole of it: 40 MiB, a second
         return False
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
