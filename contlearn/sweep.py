@@ -112,6 +112,7 @@ class Sweep:
             model, forward or (lambda model, batch: (model(batch[0]), batch[1])), device_of(model).type
         )
         self.layers = candidates(model, self.trainable)
+        self.attributes = [vars(module) for module in model.modules()]
         self.sizes: dict[str, int] = {}
         self.coarsest = torch.float64  # of the dtypes that forward computes in: what rounding may explain
         self.known: set[tuple[Any, ...]] = set()  # kinds of batches for which the full proof was made
@@ -194,9 +195,12 @@ class Sweep:
 
     def _kept(self) -> tuple[list[Any], list[int]]:
         """All that the model holds, and how often its tensors were written to: a loader may set something there."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        values = [value for module in self.model.modules() for value in vars(module).values()]
-        return [*tensors, *values], [each._version for each in tensors if not each.is_inference()]
+        values: list[Any] = []
+        tensors: list[Tensor | None] = []
+        for own in self.attributes:
+            values += own.values()
+            tensors += [*own["_parameters"].values(), *own["_buffers"].values()]
+        return values + tensors, [each._version for each in tensors if each is not None and not each.is_inference()]
 
     def _images_at_once(self, batch: Batch) -> int:
         """As many as fit the budget with activations, patches and gradients; counted on one image."""
