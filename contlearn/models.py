@@ -133,7 +133,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """The sum of each parameter: where its numbers change, so does that."""
+    """The sum of each parameter, which hardly stays when its numbers change."""
     real = (torch.view_as_real(p) if p.is_complex() else p for p in model.parameters())
     return repr([float(p.detach().sum(dtype=torch.promote_types(p.dtype, torch.float32))) for p in real])
 

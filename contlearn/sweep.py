@@ -138,7 +138,7 @@ class Sweep:
                 leave=False,
             ) as bar,
         ):
-            weights = fingerprint(self.model)
+            weights = fingerprint(self.model)  # in eval() mode, for which adapters may have merged
             first: tuple[Batch, Tensor, Tensor] | None = None  # some images, their logits, and which of these matter
             for batch in self._regrouped(self._stream(loader, device, bar)):
                 step = self._step(batch)

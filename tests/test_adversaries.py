@@ -894,3 +894,24 @@ def test_gradients_so_small_that_they_lack_digits_are_not_called_bent() -> None:
     for name in ("a.weight", "a.bias", "b.weight"):
         assert not found.pop(name).any()
     oracles.assert_close(found, {name: expected[name] for name in found}, 1e-5)
+
+
+class MergingForEval(nn.Linear):
+    """A frozen adapter that `eval()` adds to its frozen weight, and `train()` takes off again."""
+
+    def train(self, mode: bool = True) -> nn.Linear:
+        if mode != self.training:
+            self.weight.data.add_(-0.5 if mode else 0.5)
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight + 0.5 if self.training else self.weight, self.bias)
+
+
+def test_frozen_adapters_may_merge_for_eval() -> None:
+    """The other weights are those that are trained: nothing is written while they are measured."""
+    model = built(lambda: nn.Sequential(MergingForEval(4, 5).requires_grad_(False), nn.Linear(5, CLASSES))).train()
+    before = copy.deepcopy(model.state_dict())
+    x, y = images(16, 4)
+    right(model, x, y)
+    assert all(torch.allclose(value, before[name], atol=1e-12) for name, value in model.state_dict().items())
