@@ -230,9 +230,6 @@ def van_de_ven_2019() -> list[Row]:
     return rows
 
 
-BOTH_ANCHORS = "EWC", "EWC, newest anchor"
-
-
 def permutations() -> list[Row]:
     """What is published of permuted MNIST, beside many_tasks.py and the baseline as it stands."""
     many, published = held("many_tasks"), held("published")
@@ -243,17 +240,7 @@ def permutations() -> list[Row]:
     baseline = chosen(published, protocol="Avalanche baseline", method="EWC", tasks=10)
     zenke = chosen(published, protocol="Zenke 2017")
     share = (fmean(newest) - fmean(percent(ten))) / (94 - fmean(percent(ten)))
-    (old,), (new,) = ({run["importance"] for run in chosen(many, method=m, tasks=10)} for m in BOTH_ANCHORS)
-    level, apart = (
-        [percent(chosen(held("many_tasks", "validation"), method=m, importance=k))[0] for m in BOTH_ANCHORS]
-        for k in (old, new)
-    )
-    anchors = (
-        f"{100 * share:.0f} % of it is the anchors: with the newest alone in place of one for each task, and λ chosen "
-        f"for it in the same way ({new} in place of {old}), {shown(newest, 1)}. On the tasks λ was chosen on, both are "
-        f"level at {old} ({level[0]:.1f}, {level[1]:.1f}), and at {new} the newest gains alone ({apart[0]:.1f}, "
-        f"{apart[1]:.1f})"
-    )
+    anchors = f"{100 * share:.0f} % of it is the anchors: the newest alone, at its own λ, reaches {shown(newest, 1)}"
     steps = f"The steps: one task by itself, with nothing to forget, reaches {shown(percent(alone), 1)} in them"
     return [
         Row("Kirkpatrick et al. 2017: ten tasks, EWC", 94, None, percent(ten), seconds(ten), reason=anchors),
@@ -334,11 +321,24 @@ plain descent with η = 0.001, batches of 256, ten epochs a task. Its 0.83 has t
 """
 
 
+BOTH_ANCHORS = "EWC", "EWC, newest anchor"
+
+
 def permuted_text() -> str:
-    """What the baseline's own penalty does, beside the rest."""
+    """What λ has to do with the anchors, and what the baseline's own penalty does, beside the rest."""
+    (old,), (new,) = ({r["importance"] for r in chosen(held("many_tasks"), method=m, tasks=10)} for m in BOTH_ANCHORS)
+    level, apart = (
+        [percent(chosen(held("many_tasks", "validation"), method=m, importance=k))[0] for m in BOTH_ANCHORS]
+        for k in (old, new)
+    )
+    anchors = (
+        f" The newest anchor alone has a λ of its own, chosen in the same way: {new}, where one anchor for each task "
+        f"has {old}. On the five tasks λ was chosen on, both are level at {old} ({level[0]:.1f}, {level[1]:.1f}), and at "
+        f"{new} the newest gains alone ({apart[0]:.1f}, {apart[1]:.1f})."
+    )
     free = chosen(held("published"), protocol="Avalanche baseline", method="none", tasks=10)
     told = f" Without any penalty the same steps end at {shown(percent(free))}: its λ of 1 protects nothing."
-    return PERMUTED + (told if free else "")
+    return PERMUTED.rstrip() + (told if free else "") + anchors + "\n"
 
 
 def sections() -> list[Section]:
