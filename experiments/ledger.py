@@ -333,8 +333,8 @@ def permuted_text() -> str:
     )
     anchors = (
         f" The newest anchor alone has a λ of its own, chosen in the same way: {new}, where one anchor for each task "
-        f"has {old}. On the five tasks λ was chosen on, both are level at {old} ({level[0]:.1f}, {level[1]:.1f}), and at "
-        f"{new} the newest gains alone ({apart[0]:.1f}, {apart[1]:.1f})."
+        f"has {old}. On the five tasks λ was chosen on, both are level at {old} ({level[0]:.1f}, {level[1]:.1f}), and "
+        f"at {new} the newest gains alone ({apart[0]:.1f}, {apart[1]:.1f})."
     )
     free = chosen(held("published"), protocol="Avalanche baseline", method="none", tasks=10)
     told = f" Without any penalty the same steps end at {shown(percent(free))}: its λ of 1 protects nothing."
